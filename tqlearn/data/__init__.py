@@ -1,0 +1,90 @@
+"""One ``load()`` for the embedded corpus, local folders and hub datasets.
+
+The source is always named and always said out loud; nothing falls back silently.
+
+>>> import tqlearn.data
+>>> dd = tqlearn.data.load("flights")
+flights: embedded (grammar, seed 0), train 2000, validation 300, test 500
+>>> sorted(dd["train"].column_names)
+['intent', 'slots', 'tokens']
+"""
+
+from . import hub, local
+
+WAYS = (
+    'three ways to data: load("flights") needs nothing; source="local" reads the folder named by '
+    'folder= or $TQLEARN_DATA; source="hub" downloads (needs a network and the datasets package)'
+)
+SOURCES = ("embedded", "local", "hub")
+
+
+def load(name, source=None, folder=None, revision=None):
+    """Load a data set as a ``datasets.DatasetDict``, and print one line on where it came from.
+
+    Args:
+        name: "flights" (embedded); "atis", "snips", "sst2", "sst2_phrases" (local or hub).
+        source: "embedded", "local" or "hub". May be left out for "flights" only.
+        folder: root of the local data, for ``source="local"``; default is $TQLEARN_DATA.
+        revision: commit of the hub data set, for ``source="hub"``; a verified one is built in
+            where we know one.
+
+    Returns:
+        Joint sets have the columns ``tokens`` (list of str), ``slots`` (list of str, IOB) and
+        ``intent`` (str); SST-2 has ``sentence`` (str) and ``label`` (0 negative, 1 positive).
+
+    Raises:
+        ValueError: unknown name or source, source not given, missing folder or file, empty split.
+        OSError: the hub cannot be reached.
+    """
+    if source is None and name == "flights":
+        source = "embedded"
+    if source not in SOURCES:
+        raise ValueError(f"source must be one of {SOURCES}, got {source!r} for {name!r}; {WAYS}")
+    if folder is not None and source != "local":
+        raise ValueError(f'folder= goes with source="local" only, got source={source!r}')
+    if revision is not None and source != "hub":
+        raise ValueError(f'revision= goes with source="hub" only, got source={source!r}')
+    if source == "embedded":
+        splits, origin = _embedded(name), "embedded (grammar, seed 0)"
+    elif source == "local":
+        splits, origin = local.read(name, folder, WAYS)
+    else:
+        splits, origin = hub.read(name, revision, WAYS)
+    dd = _dataset_dict(name, splits)
+    print(f"{name}: {origin}, " + ", ".join(f"{split} {len(dd[split])}" for split in dd))
+    return dd
+
+
+def labels(dd):
+    """The label lists of a joint data set: (intents, slots), sorted, from the train split alone.
+
+    "UNK" is last in both and stands for labels that training never shows; "O" is first in slots.
+
+    Raises:
+        ValueError: the train split is missing or empty, or has no intents and slots.
+    """
+    if "train" not in dd or len(dd["train"]) == 0:
+        raise ValueError(f"labels come from a non-empty train split, got splits {list(dd)}")
+    train = dd["train"]
+    if not {"intent", "slots"} <= set(train.column_names):
+        raise ValueError(f"labels need columns intent and slots, got {train.column_names}")
+    intents = sorted(set(train["intent"]) - {"UNK"})
+    slots = sorted({tag for tags in train["slots"] for tag in tags} - {"O", "UNK"})
+    return [*intents, "UNK"], ["O", *slots, "UNK"]
+
+
+def _embedded(name):
+    if name != "flights":
+        raise ValueError(f'the embedded data set is "flights", got {name!r}; {WAYS}')
+    from . import flights
+
+    return flights.generate()
+
+
+def _dataset_dict(name, splits):
+    from datasets import Dataset, DatasetDict  # heavy: only when data is asked for
+
+    for split, columns in splits.items():
+        if len(next(iter(columns.values()))) == 0:
+            raise ValueError(f"{name}: split {split!r} is empty; check the file it was read from")
+    return DatasetDict({split: Dataset.from_dict(columns) for split, columns in splits.items()})

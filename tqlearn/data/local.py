@@ -1,0 +1,84 @@
+"""Data sets in a local folder: ATIS and SNIPS (seq.in / seq.out / label), SST-2."""
+
+import gzip
+import os
+from pathlib import Path
+
+JOINT = {
+    "atis": {"train": "train", "validation": "valid", "test": "test"},
+    "snips": {"train": "train", "validation": "valid"},
+}
+SENTIMENT = {
+    "sst2": ("sst2_sentences", {"train": "train.txt.gz", "validation": "dev.txt.gz"}),
+    "sst2_phrases": ("glue/SST-2", {"train": "train.tsv.gz", "validation": "dev.tsv.gz"}),
+}
+
+
+def read(name, folder, ways):
+    """Read ``name`` below ``folder``: ({split: {column: list}}, where it came from).
+
+    Raises:
+        ValueError: unknown name, no folder named, folder or file missing, rows that do not match.
+    """
+    known = [*JOINT, *SENTIMENT]
+    if name not in known:
+        raise ValueError(f"local data sets are {known}, got {name!r}; {ways}")
+    if folder is None:
+        folder = os.environ.get("TQLEARN_DATA")
+    if not folder:
+        raise ValueError(f"{name}: no folder given and TQLEARN_DATA is not set; {ways}")
+    root = Path(folder)
+    if not root.is_dir():
+        raise ValueError(f"{name}: folder {str(root)!r} does not exist; {ways}")
+    if name in JOINT:
+        splits = {split: _joint(root / name / sub) for split, sub in JOINT[name].items()}
+    else:
+        sub, files = SENTIMENT[name]
+        rows = _sentence if name == "sst2" else _phrase
+        splits = {split: rows(root / sub / file) for split, file in files.items()}
+    return splits, f"local ({root})"
+
+
+def _joint(folder):
+    """One split of the ATIS / SNIPS layout; words are separated by any white space."""
+    tokens = [line.split() for line in _lines(folder / "seq.in")]
+    slots = [line.split() for line in _lines(folder / "seq.out")]
+    intent = [line.strip() for line in _lines(folder / "label")]
+    if not len(tokens) == len(slots) == len(intent):
+        raise ValueError(
+            f"{folder}: seq.in, seq.out and label must have equally many lines, "
+            f"got {len(tokens)}, {len(slots)}, {len(intent)}"
+        )
+    for row, (words, tags) in enumerate(zip(tokens, slots, strict=True)):
+        if len(words) != len(tags):
+            raise ValueError(f"{folder} line {row + 1}: {len(words)} words but {len(tags)} tags")
+    return {"tokens": tokens, "slots": slots, "intent": intent}
+
+
+def _sentence(path):
+    """``label``, one blank, sentence; no header."""
+    rows = [line.split(" ", 1) for line in _lines(path)]
+    return _labeled(path, [(row[-1], row[0]) for row in rows])
+
+
+def _phrase(path):
+    """Header, then sentence, tab, label; no quoting."""
+    return _labeled(path, [tuple(line.split("\t")) for line in _lines(path)[1:]])
+
+
+def _labeled(path, rows):
+    for number, row in enumerate(rows):
+        if len(row) != 2 or row[1] not in ("0", "1"):
+            raise ValueError(f"{path} row {number + 1}: expected sentence and 0 or 1, got {row}")
+    return {
+        "sentence": [sentence.strip() for sentence, _ in rows],
+        "label": [int(label) for _, label in rows],
+    }
+
+
+def _lines(path):
+    if not path.is_file():
+        raise ValueError(f"{path} is missing; the folder must hold the benchmark's raw files")
+    opener = gzip.open if path.suffix == ".gz" else open
+    with opener(path, "rt", encoding="utf-8", newline="\n") as file:
+        return file.read().removesuffix("\n").split("\n") if path.stat().st_size else []
