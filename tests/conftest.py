@@ -1,8 +1,8 @@
 """What every test relies on: shape checks, fixed seeds, no network, and honest skips.
 
-A test that needs something outside the repository asks a fixture for it (``data_folder``, ``minilm``,
-``chromium``) or calls ``require``. Without the thing the test is skipped and says why; with
-``TQLEARN_REQUIRE=1`` (set in CI) it fails instead, so that a green run there has tried everything.
+A test that needs something outside the repository asks a fixture for it (``data_folder``,
+``minilm``, ``chromium``) or calls ``require``. Without the thing the test is skipped and says why;
+with ``TQLEARN_REQUIRE=1`` (set in CI) it fails instead: a green run there has tried everything.
 """
 
 import importlib.util

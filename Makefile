@@ -1,0 +1,78 @@
+# make lab | make test | make bench | make clean      (needs python3 >= 3.11 and a package index)
+# Another Python:  make lab PYTHON=python3.12         Options for JupyterLab:  make lab LAB="--port 9999"
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+LAB ?=
+BENCH ?=
+
+# Two threads at most: the course is written for two cores, and results then differ less between machines.
+export OMP_NUM_THREADS ?= 2
+export TOKENIZERS_PARALLELISM ?= false
+export PIP_DISABLE_PIP_VERSION_CHECK = 1
+export PYDEVD_DISABLE_FILE_VALIDATION = 1
+
+.PHONY: help env lab test test-unit test-notebooks test-browser notebooks bench lock clean
+
+help:
+	@echo 'make lab        open the course in JupyterLab (the first time: creates $(VENV), minutes)'
+	@echo 'make test       unit tests, every notebook, and the browser tests if there is a Chromium'
+	@echo 'make bench      run every script in benchmarks/ (hours; BENCH=--quick for minutes)'
+	@echo 'make notebooks  run the notebooks and store their outputs'
+	@echo 'make lock       write requirements.lock and environment.yml from what $(VENV) holds'
+	@echo 'make clean      remove $(VENV) and everything else that was built'
+
+env: $(STAMP)
+
+$(STAMP): requirements.lock pyproject.toml
+	@command -v $(PYTHON) >/dev/null || { \
+	  echo "$(PYTHON) was not found. Install Python 3.11 or newer, or name one: make PYTHON=/path/to/python3"; \
+	  exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "tqlearn needs Python 3.11 or newer, and $(PYTHON) is `$(PYTHON) -V 2>&1`."; \
+	  echo "Name a newer one: make PYTHON=python3.12"; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
+	  echo "This Python cannot create environments: its venv module is missing."; \
+	  echo "On Debian and Ubuntu: apt install python3-venv"; exit 1; }
+	@test -x $(BIN)/python || { echo "Creating $(VENV)"; $(PYTHON) -m venv $(VENV); }
+	@echo "Installing the pinned packages (some minutes the first time)"
+	@$(BIN)/python -m pip install -qq -r requirements.lock
+	@$(BIN)/python -m pip install -qq --no-deps --no-build-isolation -e .
+	@$(BIN)/python -m ipykernel install --sys-prefix --name tqlearn --display-name "Python (tqlearn)" >/dev/null
+	@$(BIN)/jupyter labextension disable --level=sys_prefix @jupyter/nbgrader >/dev/null 2>&1
+	@$(BIN)/jupyter labextension disable --level=sys_prefix @jupyterlab/apputils-extension:announcements >/dev/null 2>&1
+	@touch $@
+
+# JupyterLab listens on this machine only and asks for its token. Root (a container) must be allowed by name.
+lab: $(STAMP)
+	@$(BIN)/jupyter lab --ip=127.0.0.1 `test "$$(id -u)" != 0 || echo --allow-root` $(LAB) notebooks/00_start_here.ipynb
+
+test: test-unit test-notebooks test-browser
+
+test-unit: $(STAMP)
+	@$(BIN)/python -m pytest -q
+
+test-notebooks: $(STAMP)
+	@$(BIN)/python -m pytest -q -m '' --nbval-lax --nbval-current-env \
+	  --nbval-sanitize-with tests/nbval_sanitize.cfg --nbval-cell-timeout 300 notebooks
+
+test-browser: $(STAMP)
+	@$(BIN)/python -m pytest -q -m browser tests
+
+notebooks: $(STAMP)
+	@$(BIN)/python -m tqlearn.lab.build
+
+bench: $(STAMP)
+	@set -e; for script in benchmarks/*.py; do \
+	  case $$script in */common.py|*/readme_tables.py) continue;; esac; \
+	  echo "$$script $(BENCH)"; $(BIN)/python $$script $(BENCH); done
+	@$(BIN)/python benchmarks/readme_tables.py
+
+lock: $(STAMP)
+	@$(BIN)/python binder/lock.py
+
+clean:
+	rm -rf $(VENV) _site build dist *.egg-info .pytest_cache .ruff_cache test-results
+	find . -name __pycache__ -prune -exec rm -rf {} + -o -name .ipynb_checkpoints -prune -exec rm -rf {} +
