@@ -1,0 +1,149 @@
+"""A compressed model describes itself: which layer stands where, and what sits on its tensors.
+
+The description is plain JSON. ``rebuild`` turns a freshly built dense model into the compressed one
+without its values, so loading needs no SVD; it works on the meta device too.
+"""
+
+import json
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_model, save_model
+from torch import nn
+from torch.nn.utils import parametrize
+
+from .pack import Packed, place_packed, strip
+from .registry import build, register, registered_name, spec_of
+
+VERSION = 1
+
+__all__ = ["attach_layout", "describe", "load", "rebuild", "register", "save"]
+
+
+def describe(model: nn.Module) -> dict:
+    """Return the layout of a compressed model: {"version", "modules": {name: {...}}}.
+
+    Raises:
+        ValueError: a tensor carries a parametrization whose class is not registered.
+
+    >>> from tqlearn import TT, LSQ, compress
+    >>> student = compress(nn.Sequential(nn.Linear(6, 4)), {"0": [TT(rank=2), LSQ(bits=4)]})
+    >>> sorted(describe(student)["modules"]["0"])
+    ['args', 'class', 'parametrizations']
+    """
+    modules = {}
+    for name, module in model.named_modules():
+        if (
+            isinstance(module, parametrize.ParametrizationList)
+            or ".parametrizations." in f".{name}."
+        ):
+            continue
+        entry = spec_of(module) if registered_name(module) else {}
+        chains = getattr(module, "parametrizations", {})
+        stages = {key: [_stage(name, key, s) for s in chain] for key, chain in chains.items()}
+        if stages:
+            entry["parametrizations"] = stages
+        if entry:
+            modules[name] = entry
+    return {"version": VERSION, "modules": modules}
+
+
+def _stage(name: str, key: str, stage: nn.Module) -> dict:
+    if registered_name(stage) is None:
+        raise ValueError(
+            f"{name}.{key} carries a {type(stage).__name__}, which no saved model could rebuild; "
+            "give the class a config() method and decorate it with @tqlearn.register"
+        )
+    return spec_of(stage)
+
+
+def rebuild(model: nn.Module, layout: dict) -> nn.Module:
+    """Give a dense model the structure of a layout, in place, with values still to be loaded.
+
+    Raises:
+        ValueError: another layout version, an unknown class, or a name the model does not have.
+    """
+    if layout.get("version") != VERSION:
+        raise ValueError(
+            f"this tqlearn reads layout version {VERSION}, the file has {layout.get('version')!r}; "
+            "install the tqlearn that wrote it"
+        )
+    for name, entry in sorted(layout["modules"].items(), key=lambda item: item[0].count(".")):
+        try:
+            old = model.get_submodule(name)
+        except AttributeError as error:
+            raise ValueError(
+                f"the layout names {name!r}, which {type(model).__name__} does not have; it was "
+                "written for another model"
+            ) from error
+        device = next((p.device for p in old.parameters()), torch.device("cpu"))
+        if "class" in entry:
+            with device:
+                new = build(entry).train(old.training)
+            model.set_submodule(name, new) if name else None
+            old = new
+        for key, stages in entry.get("parametrizations", {}).items():
+            for spec in stages:
+                with device:
+                    stage = build(spec)
+                if isinstance(stage, Packed):
+                    place_packed(old, key, stage)
+                else:
+                    parametrize.register_parametrization(old, key, stage, unsafe=True)
+    return model
+
+
+def attach_layout(model: nn.Module) -> nn.Module:
+    """Write the layout into ``model.config`` of a transformers model, so that saving carries it."""
+    config = getattr(model, "config", None)
+    if config is not None and hasattr(config, "to_dict"):
+        layout = describe(model)
+        if layout["modules"]:
+            config.quantization_config = {"quant_method": "tqlearn", "layout": layout}
+        elif hasattr(config, "quantization_config"):
+            del config.quantization_config
+    return model
+
+
+def save(model: nn.Module, path: str | Path) -> Path:
+    """Write any torch model as one safetensors file with its layout inside; packed codes stay
+    packed.
+
+    Models of transformers have ``save_pretrained`` for this; ``save`` serves all others.
+    """
+    header = {"format": "pt", "tqlearn": json.dumps(describe(model))}
+    save_model(model, str(path), metadata=header)
+    return Path(path)
+
+
+def load(model: nn.Module, path: str | Path) -> nn.Module:
+    """Rebuild ``model``, a dense one of the same architecture, from a file of ``save``, in place.
+
+    Raises:
+        ValueError: the file is no safetensors file, was cut short, or tqlearn did not write it; or
+            its tensors do not fit the model.
+    """
+    try:
+        with safe_open(str(path), "pt") as file:
+            header = file.metadata() or {}
+    except SafetensorError as error:
+        raise ValueError(
+            f"{path} is not a whole safetensors file ({error}); save it anew"
+        ) from error
+    if "tqlearn" not in header:
+        raise ValueError(f"{path} has no tqlearn layout; it was not written by tqlearn.save")
+    rebuild(model, json.loads(header["tqlearn"]))
+    try:
+        load_model(model, str(path))
+    except RuntimeError as error:
+        raise ValueError(f"{path} does not fit this {type(model).__name__}: {error}") from error
+    return model
+
+
+def bake_tensors(model: nn.Module) -> nn.Module:
+    """Turn every parametrized tensor into a plain parameter with its present value, in place."""
+    for module in list(model.modules()):
+        for name in list(getattr(module, "parametrizations", {})):
+            strip(module, name)
+    return model

@@ -1,0 +1,151 @@
+"""Honest sizes: three ways to count, side by side, and where the bytes are.
+
+``nominal`` is the papers' way: every quantized number at its bits, the rest at 32, nothing else.
+``with_metadata`` adds what decoding needs: scales now, masks and indices when they come.
+``file`` is the size of the safetensors file that was really written, header included.
+"""
+
+import copy
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from safetensors.torch import save_model
+from torch import nn
+from torch.nn.utils.parametrize import ParametrizationList
+
+from .pack import pack_tensors, stored_bits
+from .quantize import require_calibrated
+from .shapes import packed_bytes
+
+
+@dataclass(frozen=True)
+class Report:
+    """Sizes in bytes of a model and, if one was given, of its reference.
+
+    ``rows`` has one entry per layer with weights: name, kind, parameters, bits, bytes (with
+    scales).
+    """
+
+    parameters: int
+    nominal: int
+    with_metadata: int
+    file: int
+    rows: list[dict]
+    reference: "Report | None" = None
+
+    @property
+    def ratios(self) -> dict[str, float]:
+        """How many times smaller than the reference: parameters, nominal, with_metadata, file."""
+        if self.reference is None:
+            raise ValueError("ratios need a reference; call report(student, reference=teacher)")
+        names = ("parameters", "nominal", "with_metadata", "file")
+        return {name: getattr(self.reference, name) / getattr(self, name) for name in names}
+
+    @property
+    def table(self) -> list[tuple[str, ...]]:
+        """Lines of (what, this model, reference, ratio), as they are printed."""
+        labels = {
+            "parameters": "parameters",
+            "nominal": "nominal bytes",
+            "with_metadata": "with scales and metadata",
+            "file": "whole file",
+        }
+        lines = []
+        for name, label in labels.items():
+            line = [label, f"{getattr(self, name):,}"]
+            if self.reference is not None:
+                line += [f"{getattr(self.reference, name):,}", f"{self.ratios[name]:.2f}x"]
+            lines.append(tuple(line))
+        return lines
+
+    def __str__(self) -> str:
+        heads = ("", "this model", "reference", "smaller by")
+        lines = [heads[: len(self.table[0])], *self.table]
+        return "\n".join(
+            f"{line[0]:<26}" + "".join(f"{cell:>16}" for cell in line[1:]) for line in lines
+        )
+
+    def _repr_html_(self) -> str:
+        heads = ("", "this model", "reference", "smaller by")[: len(self.table[0])]
+        head = "".join(f"<th>{h}</th>" for h in heads)
+        body = "".join(
+            "<tr>" + "".join(f"<td>{cell}</td>" for cell in line) + "</tr>" for line in self.table
+        )
+        return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def report(model: nn.Module, reference: nn.Module | None = None) -> Report:
+    """Count a model's parameters and bytes, fake-quantized or packed.
+
+    The file is written to a temporary folder in packed form and measured; both models are left as
+    they are. Numbers that several layers share count once.
+
+    Raises:
+        ValueError: a quantizer has no scale yet.
+
+    >>> print(report(nn.Linear(8, 4)))
+                                    this model
+    parameters                              36
+    nominal bytes                          144
+    with scales and metadata               144
+    whole file                             304
+    """
+    require_calibrated(model)
+    rows, seen = [], set()
+    for name, module in model.named_modules():
+        if isinstance(module, ParametrizationList) or ".parametrizations." in f".{name}.":
+            continue
+        if row := _row(name, module, seen):
+            rows.append(row)
+    weights = file_bytes(model)
+    return Report(
+        parameters=sum(row["parameters"] for row in rows),
+        nominal=sum(row["nominal"] for row in rows),
+        with_metadata=sum(row["bytes"] for row in rows),
+        file=weights,
+        rows=rows,
+        reference=None if reference is None else report(reference),
+    )
+
+
+def _row(name: str, module: nn.Module, seen: set[int]) -> dict | None:
+    """Count one module's own tensors: plain parameters at 32 bits, parametrized ones at theirs."""
+    count = nominal = metadata = 0
+    kinds = set()
+    for parameter in module.parameters(recurse=False):
+        if id(parameter) in seen:
+            continue
+        seen.add(id(parameter))
+        count += parameter.numel()
+        nominal += packed_bytes(parameter.numel(), 8 * parameter.element_size())
+        kinds.add(8 * parameter.element_size())
+    for key, chain in getattr(module, "parametrizations", {}).items():
+        if id(chain.original) in seen:
+            continue
+        seen.add(id(chain.original))
+        numel, bits = getattr(module, key).numel(), stored_bits(chain)
+        count += numel
+        nominal += packed_bytes(numel, bits)
+        stored = [*chain.parameters(), *chain.buffers()]
+        metadata += sum(t.numel() * t.element_size() for t in stored if t is not chain.original)
+        kinds.add(bits)
+    if not count:
+        return None
+    kind = type(module).__name__.removeprefix("Parametrized")
+    return {
+        "name": name,
+        "kind": kind,
+        "parameters": count,
+        "bits": sorted(kinds),
+        "nominal": nominal,
+        "bytes": nominal + metadata,
+    }
+
+
+def file_bytes(model: nn.Module) -> int:
+    """Write the packed model to a temporary safetensors file and return its size in bytes."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.safetensors"
+        save_model(pack_tensors(copy.deepcopy(model)), str(path), metadata={"format": "pt"})
+        return path.stat().st_size
