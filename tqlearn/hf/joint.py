@@ -52,10 +52,10 @@ class BertForJointIntentSlot(BertPreTrainedModel):
 
     def __init__(self, config):
         super().__init__(config)
-        if not getattr(config, "intent_labels", None) or not getattr(config, "slot_labels", None):
+        if not hasattr(config, "intent_labels") or not hasattr(config, "slot_labels"):
             raise ValueError(
-                "the config has no intent_labels and slot_labels; make it with joint_config(intents,"
-                " slots, ...), or use teachers.joint_from_encoder for a pre-trained encoder"
+                "the config has no intent_labels and slot_labels; make it with "
+                "joint_config(intents, slots), or use teachers.joint_from_encoder for a pre-trained encoder"
             )
         width = config.hidden_size
         self.bert = BertModel(config, add_pooling_layer=False)

@@ -1,0 +1,1 @@
+"""Recipes: one paper or one task, one short file each."""

@@ -1,0 +1,137 @@
+"""Fine-tune an encoder, or train one from scratch, as a joint intent + slot model.
+
+    python -m tqlearn.recipes.finetune --data atis --source local --teacher minilm \
+        --output_dir runs/atis_teacher --num_train_epochs 16 --learning_rate 2e-4
+
+Every ``TrainingArguments`` option works; ``accelerate launch -m tqlearn.recipes.finetune`` runs the
+same on several processes. ``--resume_from_checkpoint last`` goes on where a killed run stopped.
+The output folder gets the model with the best validation score, the tokenizer, and
+``metrics.json`` with test figures (validation figures where a data set has no test split).
+"""
+
+import json
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from transformers import HfArgumentParser, Trainer, TrainingArguments, set_seed
+from transformers.trainer_utils import get_last_checkpoint
+
+from .. import data, teachers
+from ..hf.joint import BertForJointIntentSlot, JointCollator, encode_joint, joint_config
+from ..hf.metrics import evaluate_joint, trainer_metrics
+from ..hf.words import word_tokenizer
+
+DEFAULTS = {
+    "eval_strategy": "epoch",
+    "save_strategy": "epoch",
+    "logging_strategy": "epoch",
+    "save_total_limit": 2,
+    "load_best_model_at_end": True,
+    "metric_for_best_model": "score",  # mean of intent accuracy and span F1
+    "greater_is_better": True,
+    "train_sampling_strategy": "group_by_length",  # less padding, so less time
+    "per_device_train_batch_size": 32,
+    "per_device_eval_batch_size": 64,
+    "label_names": ["intent_labels", "slot_labels"],
+    "dataloader_pin_memory": False,
+    "report_to": "none",
+}
+
+
+@dataclass
+class FinetuneArguments:
+    """What to train on what; everything else is a TrainingArguments option."""
+
+    data: str = field(default="flights", metadata={"help": "data set, see tqlearn.data.load"})
+    source: str | None = field(default=None, metadata={"help": "embedded, local or hub"})
+    folder: str | None = field(default=None, metadata={"help": "local data; else $TQLEARN_DATA"})
+    teacher: str = field(
+        default="minilm",
+        metadata={"help": '"minilm", "embedded", a folder, or "scratch" (dense, 2 x 768, words)'},
+    )
+    max_length: int = field(default=64, metadata={"help": "longest sentence, in pieces"})
+    label_smoothing: float = field(default=0.1, metadata={"help": "of both losses, 0 to 1"})
+    hidden_size: int = field(default=768, metadata={"help": "scratch: width; FFN is 4 times it"})
+    num_layers: int = field(default=2, metadata={"help": "scratch: encoder layers"})
+
+
+def build(arguments, dd, intents, slots):
+    """(model, tokenizer) to train: a pre-trained encoder with fresh heads, or a fresh model."""
+    if arguments.teacher == "scratch":
+        tokenizer = word_tokenizer(dd)
+        config = joint_config(
+            intents,
+            slots,
+            arguments.label_smoothing,
+            hidden_size=arguments.hidden_size,
+            intermediate_size=4 * arguments.hidden_size,
+            num_hidden_layers=arguments.num_layers,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+        return BertForJointIntentSlot(config), tokenizer
+    encoder, tokenizer = teachers.load(arguments.teacher)
+    encoder = getattr(encoder, "bert", encoder)  # a joint model brings its encoder
+    model = teachers.joint_from_encoder(encoder, tokenizer, intents, slots)
+    model.config.label_smoothing = arguments.label_smoothing
+    return model, tokenizer
+
+
+def finetune(arguments, training):
+    """Train, keep the best epoch, write model, tokenizer and metrics.json; returns the metrics."""
+    set_seed(training.seed)
+    dd = data.load(arguments.data, arguments.source, arguments.folder)
+    intents, slots = data.labels(dd)
+    model, tokenizer = build(arguments, dd, intents, slots)
+    encoded = encode_joint(dd, tokenizer, intents, slots, arguments.max_length)
+    trainer = Trainer(
+        model,
+        training,
+        train_dataset=encoded["train"],
+        eval_dataset=encoded["validation"],
+        data_collator=JointCollator(tokenizer),
+        compute_metrics=trainer_metrics(intents, slots),
+        processing_class=tokenizer,
+    )
+    trainer.train(resume_from_checkpoint=_checkpoint(training))
+    trainer.save_model()
+    split = "test" if "test" in dd else "validation"
+    metrics = evaluate_joint(trainer.model, tokenizer, dd[split], max_length=arguments.max_length)
+    if trainer.is_world_process_zero():
+        _write(training, arguments, split, metrics, trainer.state)
+    return metrics
+
+
+def _checkpoint(training):
+    """``last``: the newest checkpoint in output_dir, None if there is none; a path stays a path."""
+    wanted = training.resume_from_checkpoint
+    if wanted in ("last", "true", "True", True):
+        folder = Path(training.output_dir)
+        return get_last_checkpoint(folder) if folder.is_dir() else None
+    return wanted
+
+
+def _write(training, arguments, split, metrics, state):
+    record = {
+        "command": " ".join(sys.argv),
+        "seed": training.seed,
+        "data": arguments.data,
+        "split": split,
+        "best_validation": state.best_metric,
+        "epochs": state.epoch,
+        "metrics": metrics,
+    }
+    file = Path(training.output_dir) / "metrics.json"
+    file.write_text(json.dumps(record, indent=2) + "\n")
+    print(f"{split}: " + ", ".join(f"{k} {v:.2f}" for k, v in metrics.items()) + f" -> {file}")
+
+
+def main(argv=None):
+    """Command line: FinetuneArguments and TrainingArguments."""
+    parser = HfArgumentParser((FinetuneArguments, TrainingArguments))
+    parser.set_defaults(**DEFAULTS)
+    return finetune(*parser.parse_args_into_dataclasses(argv))
+
+
+if __name__ == "__main__":
+    main()

