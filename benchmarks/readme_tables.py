@@ -1,0 +1,66 @@
+"""Write the tables between the two markers of README.md from benchmarks/results/*.json.
+
+``--check`` changes nothing and fails when README.md says something else than the results.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
+NOTHING = "No benchmark has been recorded yet; `make bench` writes them.\n"
+
+
+def megabytes(n: float) -> str:
+    return f"{n / 1e6:,.2f} MB"
+
+
+def cells(row: dict) -> dict[str, str]:
+    """One row of a result as column -> text; keys that the row leaves out give no column."""
+    text = {"model": row["model"], "role": row["role"]}
+    for name, value in row.get("metrics", {}).items():
+        text[name.replace("_", " ")] = f"{value:,.2f}" if isinstance(value, float) else str(value)
+    if "file" in row.get("bytes", {}):
+        text["file"] = megabytes(row["bytes"]["file"])
+    for name, value in row.get("ratio", {}).items():
+        text[f"smaller ({name.replace('_', ' ')})"] = f"{value:.1f}x"
+    if "speedup" in row.get("speed", {}):
+        text["faster"] = f"{row['speed']['speedup']:.2f}x"
+    if row.get("note"):
+        text["note"] = row["note"]
+    return {column: value.replace("|", "\\|") for column, value in text.items()}
+
+
+def table(result: dict, path: Path) -> str:
+    """A result as a Markdown table under its name, with the command that wrote it."""
+    rows = [cells(row) for row in result["rows"]]
+    columns = list(dict.fromkeys(column for row in rows for column in row))
+    columns.sort(key="note".__eq__)  # the note goes last, everything else keeps its place
+    lines = [columns, ["---"] * len(columns), *([row.get(c, "") for c in columns] for row in rows)]
+    head = f"**[{result['name']}](benchmarks/results/{path.name})**: `{result['command']}`, "
+    head += f"seed {result['seed']}, {result['date'][:10]}\n\n"
+    return head + "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def readme(text: str, results: Path) -> str:
+    """``text`` with everything between the markers written anew.
+
+    Raises:
+        ValueError: a marker is missing, so there is no place to write to.
+    """
+    if text.count(BEGIN) != 1 or text.count(END) != 1:
+        raise ValueError(f"README.md must hold {BEGIN} and {END} once each")
+    before, rest = text.split(BEGIN)
+    after = rest.split(END)[1]
+    tables = [table(json.loads(p.read_text()), p) for p in sorted(results.glob("*.json"))]
+    return before + BEGIN + "\n" + ("\n".join(tables) or NOTHING) + END + after
+
+
+if __name__ == "__main__":
+    path = ROOT / "README.md"
+    old, new = path.read_text(), readme(path.read_text(), ROOT / "benchmarks" / "results")
+    if "--check" not in sys.argv:
+        path.write_text(new)
+    elif old != new:
+        sys.exit("README.md is behind benchmarks/results: run `python benchmarks/readme_tables.py`")

@@ -1,0 +1,197 @@
+"""The house itself: who may import whom, what is pinned, what a reader would trip over."""
+
+import ast
+import fnmatch
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from packaging.version import Version
+
+from tqlearn.lab import environment
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "tqlearn"
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+PINS = environment.read_pins(ROOT / "requirements.lock")
+
+ROWS = [
+    {"shapes", "registry"},
+    {"decompose", "quantize", "sparsify", "distill", "data"},
+    {"layers"},
+    {"edits", "pack"},
+    {"report"},  # what is on disk is what pack writes, so report stands on it
+    {"layout"},
+    {"surgery", "compact", "models"},
+    {"hf"},
+    {"teachers"},  # beside hf in the plan of the house, but teachers hands out hf's model classes
+    {"recipes", "sweep"},
+    {"lab"},
+]
+FLOOR = {room: row for row, rooms in enumerate(ROWS) for room in rooms}
+CORE = {"torch", "jaxtyping", "safetensors"}
+BRIDGE = {"transformers", "tokenizers", "huggingface_hub", "datasets", "accelerate"}
+BRIDGE |= {"seqeval", "sklearn", "numpy"}
+# recipes are programs for transformers' own argument parser and trainer
+GUESTS = {"data": {"datasets"}, "hf": BRIDGE, "teachers": BRIDGE, "recipes": BRIDGE}
+
+
+def tracked() -> list[Path]:
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True)
+    if listed.returncode:
+        pytest.skip("not a git checkout: what is committed cannot be listed")
+    return [ROOT / name for name in listed.stdout.splitlines() if (ROOT / name).is_file()]
+
+
+def room_of(file: Path) -> str:
+    return file.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def imports(file: Path) -> set[str]:
+    """Full dotted names of everything a file imports, at the top or inside a function."""
+    names = set()
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            base = (
+                ["tqlearn", *file.relative_to(PACKAGE).parts][: -node.level] if node.level else []
+            )
+            base += [node.module] if node.module else []
+            names |= {".".join([*base, alias.name]) for alias in node.names}
+    return names
+
+
+def rooms_imported(file: Path) -> set[str]:
+    inside = (name.split(".") for name in imports(file) if name.startswith("tqlearn."))
+    return {parts[1] for parts in inside if parts[1] in FLOOR} - {room_of(file)}
+
+
+MODULES = [file for file in sorted(PACKAGE.rglob("*.py")) if file != PACKAGE / "__init__.py"]
+
+
+@pytest.mark.parametrize("file", MODULES, ids=lambda file: str(file.relative_to(PACKAGE)))
+def test_rooms(file):
+    room = room_of(file)
+    assert room in FLOOR, f"{file} stands in no row of the house"
+    for name in sorted(rooms_imported(file)):
+        assert FLOOR[name] < FLOOR[room], f"{room} may not import {name}"
+    outside = {name.split(".")[0] for name in imports(file)} - {"tqlearn"}
+    strangers = outside - sys.stdlib_module_names - CORE - GUESTS.get(room, set())
+    assert room == "lab" or not strangers, f"{room} may not import {sorted(strangers)}"
+    assert FLOOR[room] > 0 or not outside & CORE, f"{room} needs the standard library only"
+
+
+def test_recipes_stand_alone():
+    for file in (PACKAGE / "recipes").glob("*.py"):
+        taken = {name for name in imports(file) if name.startswith("tqlearn.recipes.")}
+        assert not taken, f"{file.name} imports another recipe: {taken}"
+
+
+def test_lab_uses_public_names_only():
+    for file in (PACKAGE / "lab").glob("*.py"):
+        private = {n for n in imports(file) if n.startswith("tqlearn.") and "._" in n}
+        assert not private, f"{file.name} imports {private}"
+
+
+def test_import_is_light():
+    code = (
+        "import sys, time, torch; start = time.process_time(); import tqlearn;"
+        "print(time.process_time() - start);"
+        "print(*sorted({name.split('.')[0] for name in sys.modules}))"
+    )
+    run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    seconds, loaded = run.stdout.splitlines()
+    heavy = {"transformers", "datasets", "plotly", "pandas", "sklearn", "IPython"}
+    assert not heavy & set(loaded.split())
+    assert float(seconds) < 1.0
+
+
+def test_lock_is_installed():
+    wrong = {name: (str(environment.installed(name)), pin) for name, pin in PINS.items()
+             if environment.installed(name) != Version(pin)}  # fmt: skip
+    assert not wrong, f"installed, locked: {wrong}"
+
+
+@pytest.mark.parametrize("extra", sorted(PROJECT["project"]["optional-dependencies"]))
+def test_lock_covers_extra(extra):
+    for name, requirements in environment.needed("tqlearn", [extra]).items():
+        if name == "tqlearn":
+            continue
+        assert name in PINS, f"{name}, which tqlearn[{extra}] needs, is not in requirements.lock"
+        for requirement in requirements:
+            assert requirement.specifier.contains(PINS[name], prereleases=True), str(requirement)
+
+
+def test_metadata_is_that_of_pyproject():
+    """The tests above read the installed metadata; it must not be older than pyproject.toml."""
+    wanted = [*PROJECT["project"]["dependencies"]]
+    wanted += sum(PROJECT["project"]["optional-dependencies"].values(), [])
+    known = [Requirement(line) for line in environment.metadata.requires("tqlearn")]
+    known = {(canonicalize_name(r.name), str(r.specifier)) for r in known}
+    missing = [w for w in map(Requirement, wanted)
+               if (canonicalize_name(w.name), str(w.specifier)) not in known]  # fmt: skip
+    assert not missing, f"install again (make env): {[str(m) for m in missing]}"
+
+
+def test_conda_files():
+    """Both environment.yml are one file; its pins are the lock's and cover the whole course."""
+    text = (ROOT / "environment.yml").read_text()
+    assert (ROOT / "binder" / "environment.yml").read_text() == text
+    assert not (ROOT / "binder" / "environment.yml").is_symlink()
+    pip = dict(re.findall(r"^    - ([\w.-]+)==(\S+)$", text, re.M))
+    assert pip == {name: PINS[name] for name in pip}
+    assert re.search(r"^  - pytorch-cpu=(\S+)$", text, re.M)[1] == PINS["torch"]
+    minor = re.search(r"^  - python=(\S+)$", text, re.M)[1]
+    assert Version(minor) >= Version("3.11")
+    needed = set(environment.needed("tqlearn", ["lab"], skip=["torch"])) - {"tqlearn", "torch"}
+    assert needed == set(pip)
+
+
+def test_checker_sees_what_is_wrong(monkeypatch, capsys):
+    judge = environment.package_row
+    assert judge("numpy", [Requirement("numpy>=99")], {}).verdict == environment.WRONG
+    assert judge("no-such-package", [], {}).verdict == environment.WRONG
+    row = judge("numpy", [], {"numpy": "0.1"})
+    assert row.verdict == environment.DIFFERS and "0.1" in row.remark
+    monkeypatch.setattr(environment, "package_rows", lambda: iter([row]))
+    assert (environment.main([]), environment.main(["--strict"])) == (0, 1)
+    assert "Not fit yet: numpy" in capsys.readouterr().out
+
+
+def test_package_data_is_shipped():
+    globs = PROJECT["tool"]["setuptools"]["package-data"]["tqlearn"]
+    for file in tracked():
+        if PACKAGE in file.parents and file.suffix != ".py":
+            name = file.relative_to(PACKAGE).as_posix()
+            assert any(fnmatch.fnmatch("/" + name, g) for g in globs), f"{name} is not in the wheel"
+
+
+def test_files_are_small():
+    for file in tracked():
+        assert file.stat().st_size <= 2_000_000, f"{file} is above 2 MB"
+    for file in PACKAGE.rglob("*.py"):
+        assert len(file.read_text().splitlines()) <= 300, f"{file}: does it hold two ideas?"
+
+
+def test_no_package_index_is_named():
+    """Which index serves the packages is the user's affair, so no file may carry its address."""
+    address = re.compile(
+        r"https?://[\w.-]*(pypi|pythonhosted|anaconda\.org|download\.pytorch)", re.I
+    )
+    for file in tracked():
+        if file.suffix not in {".safetensors", ".png"}:
+            found = address.search(file.read_text(encoding="utf-8"))
+            assert not found, f"{file} names a package index: {found[0]}"
+
+
+def test_readme_tables_are_those_of_the_results():
+    script = [sys.executable, str(ROOT / "benchmarks" / "readme_tables.py"), "--check"]
+    run = subprocess.run(script, capture_output=True, text=True)
+    assert run.returncode == 0, run.stdout + run.stderr
