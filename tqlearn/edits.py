@@ -14,7 +14,7 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from . import quantize
-from .layers import TTLinear, TTMEmbedding, check_modes
+from .layers import TTLinear, TTMEmbedding, check_modes, own_class
 from .shapes import Ranks, cover, factorize, tt_ranks
 
 Modes = Sequence[int] | None
@@ -195,7 +195,7 @@ def attach(module: nn.Module, name: str, parametrization: nn.Module) -> None:
             f"{type(module).__name__}.{name} holds NaN or infinite entries; repair the model first"
         )
     parametrize.register_parametrization(
-        module, name, parametrization.to(original.device), unsafe=True
+        own_class(module), name, parametrization.to(original.device), unsafe=True
     )
 
 

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from .decompose import balance_norms, check_table_modes, tt_dense, tt_svd, ttm_dense, ttm_svd
 from .registry import register
@@ -26,6 +27,19 @@ def check_modes(
             f"modes {tuple(out_modes)} x {tuple(in_modes)} give {prod(out_modes)} x "
             f"{prod(in_modes)}, but weight is {weight.shape[0]} x {weight.shape[1]}"
         )
+
+
+def own_class(module: nn.Module) -> nn.Module:
+    """Give a parametrized module a class of its own, before a parametrization comes or goes.
+
+    ``parametrize`` keeps its properties on a class that ``copy.deepcopy`` shares between copies; a
+    change to one copy would reach into the others.
+    """
+    cls = type(module)
+    if parametrize.is_parametrized(module):
+        keep = {k: v for k, v in vars(cls).items() if k not in ("__dict__", "__weakref__")}
+        module.__class__ = type(cls.__name__, cls.__bases__, keep)
+    return module
 
 
 class _Cores(nn.Module):

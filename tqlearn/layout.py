@@ -95,12 +95,16 @@ def rebuild(model: nn.Module, layout: dict) -> nn.Module:
 
 
 def attach_layout(model: nn.Module) -> nn.Module:
-    """Write the layout into ``model.config`` of a transformers model, so that saving carries it."""
+    """Write the layout into ``model.config`` of a transformers model, so that saving carries it.
+
+    It stands there as one line of JSON: spread out, it would outgrow a small model's weights.
+    """
     config = getattr(model, "config", None)
     if config is not None and hasattr(config, "to_dict"):
         layout = describe(model)
         if layout["modules"]:
-            config.quantization_config = {"quant_method": "tqlearn", "layout": layout}
+            line = json.dumps(layout, separators=(",", ":"))
+            config.quantization_config = {"quant_method": "tqlearn", "layout": line}
         elif hasattr(config, "quantization_config"):
             del config.quantization_config
     return model

@@ -9,6 +9,7 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from .layers import own_class
 from .quantize import MIN_SCALE, integer_range, is_quantizer, require_calibrated
 from .registry import build, register, spec_of
 from .shapes import packed_bytes
@@ -128,14 +129,14 @@ def place_packed(module: nn.Module, name: str, packed: Packed, codes: Tensor | N
         codes = torch.zeros(size, dtype=torch.uint8, device=getattr(module, name).device)
     delattr(module, name)
     module.register_buffer(name, codes)
-    parametrize.register_parametrization(module, name, packed, unsafe=True)
+    parametrize.register_parametrization(own_class(module), name, packed, unsafe=True)
 
 
 @torch.no_grad()
 def strip(module: nn.Module, name: str) -> None:
     """Make the current value of a parametrized tensor an ordinary parameter again."""
     values = getattr(module, name).detach().clone()
-    parametrize.remove_parametrizations(module, name, leave_parametrized=False)
+    parametrize.remove_parametrizations(own_class(module), name, leave_parametrized=False)
     delattr(module, name)
     module.register_parameter(name, nn.Parameter(values))
 
@@ -149,7 +150,7 @@ def unpack_tensors(model: nn.Module) -> nn.Module:
                 strip(module, name)
                 q = build(packed.quantizer).to(packed.scale.device)
                 q.scale.data.copy_(packed.scale)
-                parametrize.register_parametrization(module, name, q, unsafe=True)
+                parametrize.register_parametrization(own_class(module), name, q, unsafe=True)
     return model
 
 

@@ -152,13 +152,10 @@ class LSQ(nn.Module):
         return v.round().clamp_(self.qmin, self.qmax).to(torch.int16)
 
     def config(self) -> dict:
-        """Return the arguments that rebuild this quantizer."""
-        return {
-            "bits": self.bits,
-            "signed": self.signed,
-            "init": self.init,
-            "grad_factor": self.grad_factor,
-        }
+        """Return the arguments that rebuild this quantizer, defaults left out."""
+        default = {"signed": True, "init": "lsq", "grad_factor": True}
+        changed = {k: getattr(self, k) for k, v in default.items() if getattr(self, k) != v}
+        return {"bits": self.bits} | changed
 
     def extra_repr(self) -> str:
         return f"bits={self.bits}, signed={self.signed}, init={self.init!r}"

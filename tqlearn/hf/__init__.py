@@ -1,5 +1,6 @@
-"""tqlearn for transformers models: the joint model, its data and metrics, the bridge, the trainer."""
+"""tqlearn for transformers models: joint model, data and metrics, the bridge, the trainer."""
 
+from .bridge import TqlearnConfig, TqlearnQuantizer
 from .joint import (
     BertForJointIntentSlot,
     JointCollator,
@@ -8,12 +9,18 @@ from .joint import (
     joint_config,
 )
 from .metrics import evaluate_joint, joint_metrics, predict_joint, trainer_metrics
+from .trainer import DistillTrainer, LayerByLayer, ScaleTrainer
 from .words import word_tokenizer
 
 __all__ = [
     "BertForJointIntentSlot",
+    "DistillTrainer",
     "JointCollator",
     "JointOutput",
+    "LayerByLayer",
+    "ScaleTrainer",
+    "TqlearnConfig",
+    "TqlearnQuantizer",
     "encode_joint",
     "evaluate_joint",
     "joint_config",

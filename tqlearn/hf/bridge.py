@@ -1,0 +1,76 @@
+"""The way through transformers' own quantizer hook: from_pretrained rebuilds a compressed model.
+
+A compressed model's ``config.json`` holds ``quantization_config`` with ``quant_method`` "tqlearn"
+and the layout. After ``import tqlearn.hf`` any ``AutoModel...from_pretrained`` reads it: the dense
+skeleton gets its compressed layers before the weights arrive, so no SVD is repeated and nothing is
+guessed.
+"""
+
+import json
+
+import torch
+from torch import nn
+from transformers.quantizers import HfQuantizer
+from transformers.quantizers.auto import (
+    AUTO_QUANTIZATION_CONFIG_MAPPING,
+    register_quantization_config,
+    register_quantizer,
+)
+from transformers.utils.quantization_config import QuantizationConfigMixin
+
+from ..layout import rebuild
+
+METHOD = "tqlearn"
+
+
+class TqlearnConfig(QuantizationConfigMixin):
+    """What config.json says of a compressed model; ``layout`` is ``tqlearn.describe`` as JSON."""
+
+    def __init__(self, layout: str, quant_method: str = METHOD, **_: object) -> None:
+        self.quant_method, self.layout = quant_method, layout
+
+    def to_dict(self) -> dict:
+        """Return the plain form that is written to config.json."""
+        return {"quant_method": self.quant_method, "layout": self.layout}
+
+
+class TqlearnQuantizer(HfQuantizer):
+    """Rebuild the structure on the empty model; values then load like any other weights."""
+
+    requires_calibration = True  # a folder comes calibrated; ``compress`` is the way to make one
+
+    def _process_model_before_weight_loading(self, model: nn.Module, **_: object) -> nn.Module:
+        with torch.device("meta"):
+            return rebuild(model, _for_model(model, json.loads(self.quantization_config.layout)))
+
+    def is_serializable(self) -> bool:
+        """Say that save_pretrained may write the model as it is."""
+        return True
+
+    @property
+    def is_trainable(self) -> bool:
+        """Say that a Trainer may train it."""
+        return True
+
+    @property
+    def is_qat_trainable(self) -> bool:
+        """Say that fake-quantized weights learn."""
+        return True
+
+
+def _for_model(model: nn.Module, layout: dict) -> dict:
+    """Fit the names to a model loaded with more or less of a head than the one that was saved."""
+    prefix = model.base_model_prefix + "."
+    names, has = layout["modules"], {name for name, _ in model.named_modules()}
+    if not prefix.rstrip(".") or set(names) <= has:
+        return layout
+    bare = {n.removeprefix(prefix): entry for n, entry in names.items() if n.startswith(prefix)}
+    if bare and set(bare) <= has:
+        return layout | {"modules": bare}
+    headed = {prefix + name: entry for name, entry in names.items()}
+    return layout | {"modules": headed} if set(headed) <= has else layout
+
+
+if METHOD not in AUTO_QUANTIZATION_CONFIG_MAPPING:  # a notebook may reload this module
+    register_quantization_config(METHOD)(TqlearnConfig)
+    register_quantizer(METHOD)(TqlearnQuantizer)

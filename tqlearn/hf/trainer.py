@@ -1,0 +1,167 @@
+"""Distillation on ``transformers.Trainer``: a teacher, named losses, a schedule as a callback."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from transformers import Trainer, TrainerCallback
+
+from ..distill import LayerSchedule, frozen
+from ..quantize import require_calibrated
+
+Losses = Callable[..., dict[str, Tensor]]
+
+
+class LayerByLayer(TrainerCallback):
+    """Keep the layer-by-layer schedule in step with a Trainer, its learning rate included.
+
+    Args:
+        layers: depth of teacher and student.
+        steps_per_stage: optimizer steps per layer; None for the released rule, half of training.
+        final_learning_rate: what the peak learning rate becomes in the joint stage; None keeps it.
+
+    ``stage`` and ``joint`` say where training is; give the callback to the losses.
+
+    Source: spec sheet QTC, 5.2.
+    """
+
+    def __init__(
+        self,
+        layers: int,
+        steps_per_stage: int | None = None,
+        final_learning_rate: float | None = None,
+    ) -> None:
+        self.layers, self.steps_per_stage = layers, steps_per_stage
+        self.final_learning_rate = final_learning_rate
+        self.schedule: LayerSchedule | None = None
+        self.step = 0
+
+    @property
+    def stage(self) -> int:
+        """Return the present stage, 1 to layers + 1."""
+        if self.schedule is None:
+            raise ValueError("the schedule starts with the training; pass it to the trainer first")
+        return self.schedule.stage(self.step)
+
+    @property
+    def joint(self) -> bool:
+        """Say whether the task's losses take part."""
+        return self.stage == self.layers + 1
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        """Learn the number of steps from the trainer."""
+        self.schedule = LayerSchedule(self.layers, state.max_steps, self.steps_per_stage)
+
+    def on_step_begin(self, args, state, control, optimizer=None, **kwargs):
+        """Move to the stage of this step; in the joint stage bring the learning rate down."""
+        self.step = state.global_step
+        if self.joint and self.final_learning_rate is not None:
+            # the scheduler sets lr anew after each step, so this never multiplies up
+            for group in optimizer.param_groups:
+                if not group.get("scales", False):
+                    group["lr"] *= self.final_learning_rate / args.learning_rate
+
+
+class DistillTrainer(Trainer):
+    """A Trainer whose loss compares the student with a teacher.
+
+    Args:
+        teacher: any model that takes the same batches; it is frozen here.
+        losses: called as losses(student_output, teacher_output, inputs), both with hidden states
+            and attention maps; returns named terms, whose sum is the loss. Each is logged by name.
+        scale_learning_rate: for quantizer scales, which get no weight decay. At 8 bits a scale
+            moves by several percent in one step of the cores' 1e-3 and training collapses (spec
+            sheet QTC, section 7), so theirs is small.
+        **kwargs: whatever ``Trainer`` takes.
+
+    Evaluation and prediction use the student alone.
+    """
+
+    def __init__(
+        self,
+        *args,
+        teacher: nn.Module,
+        losses: Losses,
+        scale_learning_rate: float = 1e-5,
+        **kwargs,
+    ) -> None:
+        super().__init__(*args, **kwargs)
+        require_calibrated(self.model)
+        self.teacher = frozen(teacher).to(self.args.device)
+        for model in (self.teacher, self.model):
+            model.set_attn_implementation("eager")  # the other kinds return no attention maps
+        self.losses, self.scale_learning_rate = losses, scale_learning_rate
+        self.loss_is_scaled_for_ga = False
+        self._terms: dict[str, Tensor] = {}
+        self._terms_count = 0
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        """Make the optimizer with a group of its own for the scales."""
+        if self.optimizer is None:
+            self.optimizer = optimizer_with_scales(
+                self.model if model is None else model, self, self.scale_learning_rate
+            )
+        return self.optimizer
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        """Return the sum of the losses in training, the task's loss in evaluation."""
+        if not model.training:
+            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        extra = {"output_hidden_states": True, "output_attentions": True}
+        with torch.no_grad():
+            taught = self.teacher(**inputs, **extra)
+        output = model(**inputs, **extra)
+        terms = self.losses(output, taught, inputs)
+        for name, term in terms.items():
+            self._terms[name] = self._terms.get(name, 0) + term.detach()
+        self._terms_count += 1
+        total = torch.stack(list(terms.values())).sum()
+        return (total, output) if return_outputs else total
+
+    def log(self, logs: dict[str, float], *args, **kwargs) -> None:
+        """Add the mean of every loss term since the last log."""
+        if "loss" in logs and self._terms_count:
+            logs |= {n: round(float(t) / self._terms_count, 4) for n, t in self._terms.items()}
+            self._terms, self._terms_count = {}, 0
+        super().log(logs, *args, **kwargs)
+
+
+class ScaleTrainer(Trainer):
+    """A plain Trainer for quantization-aware training: scales learn at a rate of their own."""
+
+    def __init__(self, *args, scale_learning_rate: float = 1e-5, **kwargs) -> None:
+        super().__init__(*args, **kwargs)
+        require_calibrated(self.model)
+        self.scale_learning_rate = scale_learning_rate
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        """Make the optimizer with a group of its own for the scales."""
+        if self.optimizer is None:
+            self.optimizer = optimizer_with_scales(
+                self.model if model is None else model, self, self.scale_learning_rate
+            )
+        return self.optimizer
+
+
+def optimizer_with_scales(
+    model: nn.Module, trainer: Trainer, scale_learning_rate: float
+) -> torch.optim.Optimizer:
+    """Return the trainer's optimizer over three groups: decayed, not decayed, scales."""
+    decayed = set(trainer.get_decay_parameter_names(model))
+    groups: dict[str, list] = {"decayed": [], "plain": [], "scales": []}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            kind = "decayed" if name in decayed else "plain"
+            groups["scales" if name.endswith(".scale") else kind].append(parameter)
+    cls, kwargs = trainer.get_optimizer_cls_and_kwargs(trainer.args, model)
+    settings = [
+        {"params": groups["decayed"], "weight_decay": trainer.args.weight_decay},
+        {"params": groups["plain"], "weight_decay": 0.0},
+        {
+            "params": groups["scales"],
+            "weight_decay": 0.0,
+            "lr": scale_learning_rate,
+            "scales": True,
+        },
+    ]
+    return cls([s for s in settings if s["params"]], **kwargs)
