@@ -1,0 +1,29 @@
+"""pytest under nbval: each notebook must stay within its budget; the run ends with a table."""
+
+import pytest
+
+from tqlearn.lab.usage import process_usage
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown(item, nextitem):
+    """After a notebook's last cell, before its kernel goes: read what the kernel has used."""
+    kernel = getattr(item.parent, "kernel", None)
+    last = nextitem is None or nextitem.parent is not item.parent
+    usage = None
+    if last and kernel is not None and kernel.is_alive():
+        usage = process_usage(kernel.km.provisioner.pid)
+        item.user_properties.append(("usage", f"{item.path.name:32} {usage}"))
+    result = yield  # nbval shuts the kernel down here
+    if usage is not None and (complaint := usage.complaint()):
+        pytest.fail(f"{item.path.name} used {complaint}", pytrace=False)
+    return result
+
+
+def pytest_terminal_summary(terminalreporter):
+    """Print CPU-seconds and peak memory of every notebook that was run."""
+    reports = [report for group in terminalreporter.stats.values() for report in group]
+    lines = [v for r in reports for k, v in getattr(r, "user_properties", []) if k == "usage"]
+    if lines:
+        terminalreporter.section("what the notebooks used")
+        terminalreporter.write_line("\n".join(sorted(lines)))

@@ -1,0 +1,211 @@
+"""The notebooks as they are stored: shape of the page, outputs, pictures, links; and the canaries.
+
+That they run, and give the stored outputs again, is nbval's part (``make test-notebooks``).
+"""
+
+import base64
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from tqlearn.lab import usage
+from tqlearn.lab.build import PLOTLY, WIDGET, clean, tagged
+
+ROOT = Path(__file__).parents[1]
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+CANARY = ROOT / "tests" / "canary"
+SECTIONS = (  # second-level headings, in this order; the idea's own headings stand in between
+    "The question",
+    "Predict first",
+    "The library agrees",
+    "Explore",
+    "Paper and reality",
+    "Recap",
+    "References",
+)
+TAGS = {"nbval-check-output", "nbval-skip", "raises-exception"}
+
+
+@pytest.fixture(params=NOTEBOOKS, ids=lambda path: path.stem)
+def path(request) -> Path:
+    return request.param
+
+
+@pytest.fixture
+def nb(path):
+    found = nbformat.read(path, as_version=4)
+    nbformat.validate(found)
+    return found
+
+
+def code(nb) -> list:
+    return [cell for cell in nb.cells if cell.cell_type == "code"]
+
+
+def markdown(nb) -> str:
+    return "\n\n".join(cell.source for cell in nb.cells if cell.cell_type == "markdown")
+
+
+def bundles(cell) -> list[dict]:
+    return [output.data for output in cell.outputs if "data" in output]
+
+
+def test_there_are_notebooks():
+    stems = [path.stem for path in NOTEBOOKS]
+    assert {"00_start_here", "09_compressed_bert"} <= set(stems)
+    assert all(re.fullmatch(r"\d\d_[a-z0-9_]+", stem) for stem in stems)
+    assert sum(path.stat().st_size for path in NOTEBOOKS) < 10e6
+
+
+def test_sections_come_in_the_course_order(nb):
+    lines = re.sub(r"```.*?```", "", markdown(nb), flags=re.DOTALL).splitlines()
+    assert [line for line in lines if line.startswith("# ")] == lines[:1], "one title, at the top"
+    headings = [line[3:].strip() for line in lines if line.startswith("## ")]
+    assert [h for h in headings if h in SECTIONS] == list(SECTIONS)
+
+
+def test_header_names_goals_prerequisites_time_and_place(nb):
+    header = nb.cells[0].source
+    for word in ("goals", "prerequisites", "time", "where it fits"):
+        assert f"| {word} |" in header.lower()
+    assert re.search(r"<!--spent-->about \d+ CPU-seconds, \d\.\d GiB<!--/spent-->", header)
+
+
+def test_metadata_is_what_any_kernel_can_open(nb):
+    assert nb.metadata.kernelspec.name == "python3"
+    assert "widgets" not in nb.metadata
+    for cell in nb.cells:
+        tags = set(cell.metadata.get("tags", []))
+        assert tags <= TAGS, f"unknown tags {tags - TAGS}"
+        if "raises-exception" in tags:
+            assert "nbval-check-output" in tags
+        if "nbval-skip" in tags:
+            assert cell.metadata.get("reason"), "say in the metadata why a cell is skipped"
+
+
+def test_cells_ran_once_in_order_without_errors(nb):
+    assert [cell.execution_count for cell in code(nb)] == list(range(1, len(code(nb)) + 1))
+    for cell in code(nb):
+        kinds = [output.output_type for output in cell.outputs]
+        if not tagged(cell, "raises-exception"):
+            assert "error" not in kinds, cell.source
+        noise = [o.text for o in cell.outputs if o.get("name") == "stderr"]
+        assert not noise, f"stored warnings or progress bars: {noise}"
+
+
+def test_enough_cells_are_compared(nb):
+    compared = [cell for cell in code(nb) if tagged(cell, "nbval-check-output")]
+    assert len(compared) >= 5, "below five, nbval proves only that nothing raises"
+    for cell in compared:
+        assert cell.outputs, f"nothing to compare:\n{cell.source}"
+        assert PLOTLY not in str(bundles(cell)), "print the plotted numbers and compare those"
+        for word in ("interact(", "Output(", "clear_output", "tqdm"):
+            assert word not in cell.source
+        printed = "".join(output.get("text", "") for output in cell.outputs)
+        long = re.findall(r"(?<![\w.])\d*\.\d{5,}", printed)
+        assert not long, f"more digits than machines agree on: {long}"
+
+
+def test_code_cells_are_short_and_show_what_they_end_with(nb):
+    for cell in code(nb):
+        lines = cell.source.splitlines()
+        assert len(lines) <= 20, f"{len(lines)} lines:\n{cell.source}"
+        assert all(len(line) <= 100 for line in lines), cell.source
+        assert not cell.source.rstrip().endswith(";")
+        assert "NBVAL_" not in cell.source, "tags, not comments"
+
+
+def test_every_figure_has_its_picture(path, nb):
+    assert path.stat().st_size < 1e6
+    pictures = 0
+    for cell in code(nb):
+        draws = re.search(r"\bshow\(|_explorer\(", cell.source)
+        found = [data for data in bundles(cell) if "image/png" in data]
+        assert bool(found) == bool(draws), cell.source
+        for data in found:
+            assert WIDGET not in data and PLOTLY in data
+            assert base64.b64decode(data["image/png"]).startswith(b"\x89PNG")
+            assert data["text/plain"].startswith("Figure: ") and "0x" not in data["text/plain"]
+        pictures += len(found)
+    assert pictures >= 2
+    explorers = [cell for cell in code(nb) if "_explorer(" in cell.source]
+    assert len(explorers) == 1, "each figure widget sends 5 MB to the browser"
+    assert "plotly.min.js" not in path.read_text("utf-8")
+
+
+def test_links_lead_somewhere(path, nb):
+    text = markdown(nb)
+    anchors = {
+        re.sub(r"[^\w-]", "", line.lstrip("# ").replace(" ", "-")).lower()
+        for line in text.splitlines()
+        if line.startswith("#")
+    }
+    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+        if target.startswith("https://"):
+            continue
+        file, _, anchor = target.partition("#")
+        assert (path.parent / file).exists(), target
+        assert file or anchor.lower() in anchors, target
+
+
+def nbval(notebook: Path) -> subprocess.CompletedProcess:
+    """Run the command of the Makefile on another notebook."""
+    recipe = (ROOT / "Makefile").read_text().replace("\\\n", " ")
+    line = re.search(r"-m pytest (.*--nbval-lax.*) notebooks\n", recipe).group(1)
+    command = [sys.executable, "-m", "pytest", *shlex.split(line), "-p", "no:cacheprovider"]
+    return subprocess.run(
+        [*command, str(notebook)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env=os.environ | {"PYDEVD_DISABLE_FILE_VALIDATION": "1"},
+    )
+
+
+def test_canary_right_is_green():
+    result = nbval(CANARY / "right.ipynb")
+    assert result.returncode == 0 and "2 passed" in result.stdout, result.stdout
+
+
+def test_canary_wrong_is_red():
+    result = nbval(CANARY / "wrong.ipynb")
+    assert result.returncode == 1 and "1 failed, 1 passed" in result.stdout, result.stdout
+    assert "mismatch" in result.stdout
+
+
+def test_canary_over_budget_is_red(tmp_path):
+    hooks = (ROOT / "notebooks" / "conftest.py").read_text()
+    cap = "from tqlearn.lab import usage\nusage.CPU_SECONDS_CAP = 0\n"
+    (tmp_path / "conftest.py").write_text(cap + hooks)
+    shutil.copy(CANARY / "right.ipynb", tmp_path)
+    result = nbval(tmp_path / "right.ipynb")
+    assert result.returncode == 1 and "above the cap of 0 CPU-seconds" in result.stdout
+    assert re.search(r"right.ipynb +\d+\.\d CPU-seconds, \d\.\d\d GiB", result.stdout)
+
+
+def test_usage_reads_a_process():
+    spent = usage.process_usage(os.getpid())
+    assert spent.cpu_seconds > 0.1 and 50e6 < spent.peak_bytes < 50e9
+    assert usage.Usage(90.0, 2**30).complaint() is None
+    assert "cap" in usage.Usage(91.0, 0).complaint()
+    assert "cap" in usage.Usage(0.0, int(1.3 * 2**30)).complaint()
+
+
+def test_clean_drops_widget_state_and_numbers_the_cells():
+    cell = nbformat.v4.new_code_cell("1", execution_count=7)
+    data = {WIDGET: {"model_id": "x"}, "text/plain": "1"}
+    cell.outputs = [nbformat.v4.new_output("execute_result", data, execution_count=7)]
+    nb = nbformat.v4.new_notebook(cells=[cell], metadata={"widgets": {"state": {}}})
+    clean(nb)
+    assert "widgets" not in nb.metadata and cell.execution_count == 1
+    assert json.loads(json.dumps(cell.outputs[0].data)) == {"text/plain": "1"}
+    assert cell.outputs[0].execution_count == 1

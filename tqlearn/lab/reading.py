@@ -1,0 +1,66 @@
+"""What a joint intent + slot model makes of a typed sentence, as text and in color."""
+
+from dataclasses import dataclass
+from html import escape
+
+from . import plots
+
+
+@dataclass(frozen=True)
+class Reading:
+    """A sentence as a model understood it: one intent, one IOB tag per word."""
+
+    words: list[str]
+    intent: str
+    tags: list[str]
+
+    @property
+    def spans(self) -> list[tuple[str, str]]:
+        """(slot, its words) in the order of the sentence; "O" words belong to none.
+
+        >>> Reading(["to", "new", "york"], "flight", ["O", "B-to", "I-to"]).spans
+        [('to', 'new york')]
+        """
+        found: list[tuple[str, str]] = []
+        last = "O"
+        for word, tag in zip(self.words, self.tags, strict=True):
+            slot = tag[2:]
+            if tag.startswith("I-") and last[2:] == slot:
+                found[-1] = (slot, f"{found[-1][1]} {word}")
+            elif tag != "O":
+                found.append((slot, word))
+            last = tag
+        return found
+
+    def __str__(self) -> str:
+        lines = [f"intent: {self.intent}"]
+        return "\n".join(lines + [f"  {slot}: {words}" for slot, words in self.spans])
+
+    def _repr_html_(self) -> str:
+        slots = list(dict.fromkeys(slot for slot, _ in self.spans))
+        color = {s: plots.COLORS[i % len(plots.COLORS)] for i, s in enumerate(slots)}
+        words = " ".join(
+            escape(word)
+            if tag == "O"
+            else f'<span style="border-bottom:3px solid {color[tag[2:]]};padding:0 2px">'
+            f'{escape(word)}<sub style="color:{color[tag[2:]]}"> {escape(tag[2:])}</sub></span>'
+            for word, tag in zip(self.words, self.tags, strict=True)
+        )
+        return (
+            f'<p style="font-size:1.1em;line-height:2.4"><b>{escape(self.intent)}</b>: {words}</p>'
+        )
+
+
+def read(model: object, tokenizer: object, sentence: str) -> Reading:
+    """Return a model's reading of a sentence, lower-cased and split at blanks.
+
+    Raises:
+        ValueError: the sentence is empty.
+    """
+    from ..hf import predict_joint
+
+    words = sentence.lower().split()
+    if not words:
+        raise ValueError("there is nothing to read: type a sentence")
+    intents, tags = predict_joint(model, tokenizer, [words])
+    return Reading(words, intents[0], tags[0])
