@@ -5,6 +5,10 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+# What JupyterLab shall not show: news pop-ups, and the menu of nbgrader, which is for teachers.
+QUIET := @jupyterlab/apputils-extension:announcements @jupyter/nbgrader
+QUIET_SERVER := $(addprefix nbgrader.server_extensions.,formgrader validate_assignment \
+  assignment_list course_list)
 LAB ?=
 BENCH ?=
 
@@ -41,13 +45,17 @@ $(STAMP): requirements.lock pyproject.toml
 	@$(BIN)/python -m pip install -qq -r requirements.lock
 	@$(BIN)/python -m pip install -qq --no-deps --no-build-isolation -e .
 	@$(BIN)/python -m ipykernel install --sys-prefix --name tqlearn --display-name "Python (tqlearn)" >/dev/null
-	@$(BIN)/jupyter labextension disable --level=sys_prefix @jupyter/nbgrader >/dev/null 2>&1
-	@$(BIN)/jupyter labextension disable --level=sys_prefix @jupyterlab/apputils-extension:announcements >/dev/null 2>&1
+	@{ $(BIN)/jupyter labextension disable --level=sys_prefix $(QUIET) && \
+	   $(BIN)/jupyter server extension disable --sys-prefix $(QUIET_SERVER); } >$(VENV)/quiet.log 2>&1 || { \
+	  cat $(VENV)/quiet.log; exit 1; }
 	@touch $@
 
 # JupyterLab listens on this machine only and asks for its token. Root (a container) must be allowed by name.
 lab: $(STAMP)
-	@$(BIN)/jupyter lab --ip=127.0.0.1 `test "$$(id -u)" != 0 || echo --allow-root` $(LAB) notebooks/00_start_here.ipynb
+	@echo "JupyterLab opens in your browser; if it does not, use the last address below. Control-C ends it."
+	@$(BIN)/jupyter lab --ip=127.0.0.1 --ServerApp.root_dir=. --ServerApp.log_level=WARN \
+	  --LabApp.default_url=/lab/tree/notebooks/00_start_here.ipynb \
+	  `test "$$(id -u)" != 0 || echo --allow-root` $(LAB)
 
 test: test-unit test-notebooks test-browser
 
