@@ -77,7 +77,8 @@ class Packed(nn.Module):
 
     def forward(self, packed: UInt8[Tensor, "_"]) -> Float[Tensor, "..."]:
         stamp = (packed.data_ptr(), packed._version, self.scale.data_ptr(), self.scale._version)
-        if self._kept is None or self._kept[0] != stamp:
+        # someone may have written into the kept values too, as weight initializers do: version 0
+        if self._kept is None or self._kept[0] != stamp or self._kept[1]._version:
             codes = unpack_bits(packed, self.bits, self.qmin, self.shape)
             self._kept = (stamp, codes.to(self.scale.dtype) * self.scale)
         return self._kept[1]

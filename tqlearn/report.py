@@ -42,6 +42,15 @@ class Report:
         names = ("parameters", "nominal", "with_metadata", "file")
         return {name: getattr(self.reference, name) / getattr(self, name) for name in names}
 
+    def summary(self) -> dict:
+        """Return {"parameters", "bytes", "ratio", "reference_bytes"} for a benchmark's JSON."""
+        kinds = ("nominal", "with_metadata", "file")
+        found = {"parameters": self.parameters, "bytes": {k: getattr(self, k) for k in kinds}}
+        if self.reference is not None:
+            found["ratio"] = {k: round(self.ratios[k], 3) for k in kinds}
+            found["reference_bytes"] = {k: getattr(self.reference, k) for k in kinds}
+        return found
+
     @property
     def table(self) -> list[tuple[str, ...]]:
         """Lines of (what, this model, reference, ratio), as they are printed."""
