@@ -9,7 +9,7 @@ flights: embedded (grammar, seed 0), train 2000, validation 300, test 500
 ['intent', 'slots', 'tokens']
 """
 
-from . import hub, local
+from . import flights, hub, local
 
 WAYS = (
     'three ways to data: load("flights") needs nothing; source="local" reads the folder named by '
@@ -45,7 +45,7 @@ def load(name, source=None, folder=None, revision=None):
     if revision is not None and source != "hub":
         raise ValueError(f'revision= goes with source="hub" only, got source={source!r}')
     if source == "embedded":
-        splits, origin = _embedded(name), "embedded (grammar, seed 0)"
+        splits, origin = _embedded(name), f"embedded (grammar, seed {flights.SEED})"
     elif source == "local":
         splits, origin = local.read(name, folder, WAYS)
     else:
@@ -76,8 +76,6 @@ def labels(dd):
 def _embedded(name):
     if name != "flights":
         raise ValueError(f'the embedded data set is "flights", got {name!r}; {WAYS}')
-    from . import flights
-
     return flights.generate()
 
 

@@ -55,7 +55,8 @@ class BertForJointIntentSlot(BertPreTrainedModel):
         if not hasattr(config, "intent_labels") or not hasattr(config, "slot_labels"):
             raise ValueError(
                 "the config has no intent_labels and slot_labels; make it with "
-                "joint_config(intents, slots), or use teachers.joint_from_encoder for a pre-trained encoder"
+                "joint_config(intents, slots), or give a pre-trained encoder to "
+                "teachers.joint_from_encoder"
             )
         width = config.hidden_size
         self.bert = BertModel(config, add_pooling_layer=False)

@@ -113,7 +113,7 @@ def _checkpoint(training):
 
 def _write(training, arguments, split, metrics, state):
     record = {
-        "command": " ".join(sys.argv),
+        "command": " ".join(["python -m tqlearn.recipes.finetune", *sys.argv[1:]]),
         "seed": training.seed,
         "data": arguments.data,
         "split": split,

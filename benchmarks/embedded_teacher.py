@@ -1,0 +1,197 @@
+"""Train the teacher that ships in the package: a tiny BERT on the ``flights`` corpus.
+
+    python benchmarks/embedded_teacher.py
+
+A 2-layer, 128-wide BertForJointIntentSlot with its own WordPiece vocabulary, trained from scratch
+on the training split and copies of it in which values are swapped or made up (from training values
+and random syllables, never from the test split). Writes the model (float16), the tokenizer and
+metrics.json with the sha256 of every file to tqlearn/data/embedded, and the figures as JSON.
+``--quick`` trains for two epochs and leaves the package alone unless --folder says otherwise.
+"""
+
+import hashlib
+import json
+import random
+import tempfile
+from pathlib import Path
+
+import common
+import torch
+from datasets import DatasetDict, concatenate_datasets
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
+from transformers import PreTrainedTokenizerFast, Trainer, TrainingArguments, set_seed
+
+import tqlearn.data
+from tqlearn.hf import (
+    BertForJointIntentSlot,
+    JointCollator,
+    encode_joint,
+    evaluate_joint,
+    joint_config,
+    trainer_metrics,
+)
+
+PACKAGE = Path(tqlearn.data.__file__).parent / "embedded"
+SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
+VOCAB, POSITIONS = 1000, 64
+
+
+def wordpieces(sentences):
+    """A WordPiece tokenizer trained on lists of words; rare words are spelled in pieces."""
+    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    trainer = trainers.WordPieceTrainer(
+        vocab_size=VOCAB, special_tokens=SPECIAL, show_progress=False, min_frequency=3
+    )
+    tokenizer.train_from_iterator((" ".join(words) for words in sentences), trainer)
+    ends = [(name, tokenizer.token_to_id(name)) for name in ("[CLS]", "[SEP]")]
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=ends
+    )
+    names = dict(zip(("pad_token", "unk_token", "cls_token", "sep_token"), SPECIAL, strict=True))
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_max_length=POSITIONS, **names)
+
+
+def spans(tags):
+    """IOB tags -> [(start, end, slot name or None)], one per value or single O word."""
+    starts = [i for i, tag in enumerate(tags) if not tag.startswith("I-")] + [len(tags)]
+    return [
+        (a, b, tags[a][2:] if tags[a] != "O" else None)
+        for a, b in zip(starts, starts[1:], strict=False)
+    ]
+
+
+def made_up(rng):
+    """A word of one to three random syllables, or a short random string."""
+    if rng.random() < 0.2:
+        return "".join(rng.choices("abcdefghijklmnopqrstuvwxyz0123456789", k=rng.randint(3, 6)))
+    syllables = rng.randint(1, 3)
+    word = "".join(rng.choice("bcdfghjklmnprstvwz") + rng.choice("aeiou") for _ in range(syllables))
+    return word + rng.choice(["", "", "n", "s", "r", "l", "sh", "ck"])
+
+
+def vary(row, values, rng, swap=0.4, invent=0.25, blur=0.06):
+    """One sentence with other values: swapped within training, made up, plain words blurred."""
+    tokens, tags = [], []
+    for a, b, slot in spans(row["slots"]):
+        words = list(row["tokens"][a:b])
+        if slot and rng.random() < swap:
+            words = rng.choice(values[slot])
+        if rng.random() < (invent if slot else blur):
+            words = [made_up(rng) for _ in words]
+        tokens += words
+        tags += [f"B-{slot}"] + [f"I-{slot}"] * (len(words) - 1) if slot else ["O"] * len(words)
+    return {"tokens": tokens, "slots": tags, "intent": row["intent"]}
+
+
+def augment(train, copies, seed):
+    """The training split and ``copies`` varied versions of it."""
+    rng = random.Random(seed)
+    values = {}
+    for row in train:
+        for a, b, slot in spans(row["slots"]):
+            if slot:
+                values.setdefault(slot, []).append(row["tokens"][a:b])
+    varied = [vary(row, values, rng) for _ in range(copies) for row in train]
+    return concatenate_datasets([train, train.from_list(varied)])
+
+
+def train(dd, epochs, seed, copies=9):
+    """(model, tokenizer), the last epoch's."""
+    set_seed(seed)
+    intents, slots = tqlearn.data.labels(dd)
+    tokenizer = wordpieces(dd["train"]["tokens"])
+    config = joint_config(
+        intents,
+        slots,
+        vocab_size=len(tokenizer),
+        hidden_size=128,
+        num_attention_heads=4,
+        intermediate_size=512,
+        max_position_embeddings=POSITIONS,
+        pad_token_id=tokenizer.pad_token_id,
+        initializer_range=0.06,  # about 0.7 / sqrt(width); 0.02 is made for 768
+    )
+    model = BertForJointIntentSlot(config)
+    more = DatasetDict(train=augment(dd["train"], copies, seed), validation=dd["validation"])
+    encoded = encode_joint(more, tokenizer, intents, slots, POSITIONS)
+    with tempfile.TemporaryDirectory() as folder:
+        options = TrainingArguments(
+            folder,
+            num_train_epochs=epochs,
+            per_device_train_batch_size=64,
+            per_device_eval_batch_size=100,
+            learning_rate=1e-3,
+            warmup_steps=0.05,
+            lr_scheduler_type="cosine",
+            weight_decay=0.01,
+            train_sampling_strategy="group_by_length",
+            eval_strategy="epoch",
+            save_strategy="no",
+            logging_strategy="epoch",
+            label_names=["intent_labels", "slot_labels"],
+            report_to="none",
+            dataloader_pin_memory=False,
+            disable_tqdm=True,
+            seed=seed,
+        )
+        trainer = Trainer(
+            model,
+            options,
+            train_dataset=encoded["train"],
+            eval_dataset=encoded["validation"],
+            data_collator=JointCollator(tokenizer),
+            compute_metrics=trainer_metrics(intents, slots),
+        )
+        trainer.train()
+    return model.eval(), tokenizer
+
+
+def save(model, tokenizer, folder, metrics, args):
+    """Write model (float16), tokenizer and metrics.json; returns the bytes of the weights."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for old in folder.glob("*.*"):
+        old.unlink()
+    model.half().save_pretrained(folder)
+    model.float()
+    tokenizer.save_pretrained(folder)
+    digests = {
+        file.name: hashlib.sha256(file.read_bytes()).hexdigest()
+        for file in sorted(folder.glob("*.*"))
+    }
+    record = {"command": common.command(), "seed": args.seed, "metrics": metrics, "sha256": digests}
+    (folder / "metrics.json").write_text(json.dumps(record, indent=2) + "\n")
+    return (folder / "model.safetensors").stat().st_size
+
+
+def main():
+    """Train, test as stored (rounded to float16), write."""
+    parser = common.parser("embedded_teacher", __doc__.splitlines()[0])
+    parser.add_argument("--folder", type=Path, help=f"where the model goes, default {PACKAGE.name}")
+    parser.add_argument("--epochs", type=int, default=10)
+    args = parser.parse_args()
+    dd = tqlearn.data.load("flights")
+    model, tokenizer = train(dd, 2 if args.quick else args.epochs, args.seed)
+    for parameter in model.parameters():
+        parameter.data = parameter.data.half().float()  # what the file will hold
+    metrics = {
+        split: evaluate_joint(model, tokenizer, dd[split]) for split in dd if split != "train"
+    }
+    folder = args.folder or (None if args.quick else PACKAGE)
+    size = {"nominal": 4 * sum(p.numel() for p in model.parameters())}
+    if folder is not None:
+        size["file"] = save(model, tokenizer, folder, metrics, args)
+    row = {
+        "model": "BERT 2 x 128 on flights",
+        "role": "baseline",
+        "metrics": metrics["test"],
+        "bytes": size,
+        "note": "nominal is float32, the file float16; test values and frames unseen in training",
+    }
+    common.write("embedded_teacher", None, [row], args)
+    print(json.dumps(metrics, indent=2), torch.__version__)
+
+
+if __name__ == "__main__":
+    main()
