@@ -97,7 +97,7 @@ def augment(train, copies, seed):
     return concatenate_datasets([train, train.from_list(varied)])
 
 
-def train(dd, epochs, seed, copies=9):
+def train(dd, epochs, seed, copies=19):
     """(model, tokenizer), the last epoch's."""
     set_seed(seed)
     intents, slots = tqlearn.data.labels(dd)
@@ -169,7 +169,7 @@ def main():
     """Train, test as stored (rounded to float16), write."""
     parser = common.parser("embedded_teacher", __doc__.splitlines()[0])
     parser.add_argument("--folder", type=Path, help=f"where the model goes, default {PACKAGE.name}")
-    parser.add_argument("--epochs", type=int, default=10)
+    parser.add_argument("--epochs", type=int, default=6)
     args = parser.parse_args()
     dd = tqlearn.data.load("flights")
     model, tokenizer = train(dd, 2 if args.quick else args.epochs, args.seed)

@@ -48,7 +48,7 @@ def load(name, path=None):
         return _embedded()
     if name == "minilm":
         folder, source = _minilm_folder(path)
-        model = BertModel.from_pretrained(folder, add_pooling_layer=False)
+        model = BertModel.from_pretrained(folder)
     elif path is None and Path(name).is_dir():
         folder, source = Path(name), f"path {name}"
         model = _joint_or_encoder(folder)
@@ -112,7 +112,7 @@ def _joint_or_encoder(folder):
     config = BertConfig.from_pretrained(folder)
     if getattr(config, "intent_labels", None):
         return BertForJointIntentSlot.from_pretrained(folder)
-    return BertModel.from_pretrained(folder, add_pooling_layer=False)
+    return BertModel.from_pretrained(folder)
 
 
 def _minilm_folder(path):

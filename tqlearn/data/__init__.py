@@ -22,7 +22,8 @@ def load(name, source=None, folder=None, revision=None):
     """Load a data set as a ``datasets.DatasetDict``, and print one line on where it came from.
 
     Args:
-        name: "flights" (embedded); "atis", "snips", "sst2", "sst2_phrases" (local or hub).
+        name: "flights" (embedded); "atis", "snips", "sst2", "sst2_phrases" (GLUE's SST-2) from a
+            folder; "sst2_phrases" and "atis" from the hub.
         source: "embedded", "local" or "hub". May be left out for "flights" only.
         folder: root of the local data, for ``source="local"``; default is $TQLEARN_DATA.
         revision: commit of the hub data set, for ``source="hub"``; a verified one is built in

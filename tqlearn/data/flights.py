@@ -148,7 +148,8 @@ def _time(chance):
     if kind == 1:
         return f"{hour + 11}:{chance.pick(['00', '10', '15', '20', '30', '45', '50'])}"
     if kind == 2:
-        return f"{chance.pick(['half past', 'quarter to', 'quarter past'])} {chance.pick(words.NUMBER)}"
+        part = chance.pick(["half past", "quarter to", "quarter past"])
+        return f"{part} {chance.pick(words.NUMBER)}"
     return f"{chance.pick(words.NUMBER)} o'clock"
 
 

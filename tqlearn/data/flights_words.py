@@ -27,8 +27,9 @@ CITY = (
 )
 AIRPORT = (
     _split("""
-    heathrow, gatwick, kennedy, la guardia, newark, o'hare, midway, logan, dulles, charles de gaulle,
-    orly, schiphol, kastrup, fiumicino, changi, narita, tegel, malpensa, love field
+    heathrow, gatwick, kennedy, la guardia, newark, o'hare, midway, logan, dulles,
+    charles de gaulle, orly, schiphol, kastrup, fiumicino, changi, narita, tegel, malpensa,
+    love field
     """),
     _split("""
     stansted, barajas, sea tac, hartsfield, haneda, gardermoen, el prat, pudong, hobby airport,
@@ -60,7 +61,8 @@ NAME = (
 )
 MEAL = (
     _split("""
-    vegetarian, vegan, kosher, halal, gluten free, low salt, diabetic, children's, hindu, lactose free
+    vegetarian, vegan, kosher, halal, gluten free, low salt, diabetic, children's, hindu,
+    lactose free
     """),
     _split("low fat, nut free, seafood, fruit platter, jain, high fiber"),
 )
@@ -73,7 +75,8 @@ BAG = (
 )
 TRANSPORT = (
     _split("""
-    taxi, bus, train, rental car, limousine, subway, airport shuttle, express train, ferry, night bus
+    taxi, bus, train, rental car, limousine, subway, airport shuttle, express train, ferry,
+    night bus
     """),
     _split("tram, minivan, bike, hotel van, water taxi, monorail"),
 )
