@@ -10,16 +10,16 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Float, Shaped
 from torch import Tensor
 
 EPS = 1e-8  # inside the logarithms of attention probabilities
 
 
 def masked_mean(
-    values: Float[Tensor, "batch tokens"], mask: Int[Tensor, "batch tokens"]
+    values: Float[Tensor, "*rows"], mask: Shaped[Tensor, "*rows"]
 ) -> Float[Tensor, ""]:
-    """Average over the tokens whose mask is 1.
+    """Average over the tokens whose mask is 1 (or True).
 
     >>> masked_mean(torch.tensor([[1.0, 9.0]]), torch.tensor([[1, 0]])).item()
     1.0
@@ -32,7 +32,7 @@ def soft_labels(
     student: Float[Tensor, "... classes"],
     teacher: Float[Tensor, "... classes"],
     temperature: float = 1.0,
-    mask: Int[Tensor, "..."] | None = None,
+    mask: Shaped[Tensor, "..."] | None = None,
 ) -> Float[Tensor, ""]:
     """Return KL(teacher || student) of two logit tensors, times temperature squared.
 
@@ -59,7 +59,7 @@ def soft_labels(
 def hidden_states(
     student: Float[Tensor, "batch tokens width"],
     teacher: Float[Tensor, "batch tokens width"],
-    mask: Int[Tensor, "batch tokens"],
+    mask: Shaped[Tensor, "batch tokens"],
 ) -> Float[Tensor, ""]:
     """Return D = mean squared error + 1 - mean cosine, over the real tokens.
 
@@ -76,7 +76,7 @@ def hidden_states(
 def attentions(
     student: Float[Tensor, "batch heads tokens tokens"],
     teacher: Float[Tensor, "batch heads tokens tokens"],
-    mask: Int[Tensor, "batch tokens"],
+    mask: Shaped[Tensor, "batch tokens"],
 ) -> Float[Tensor, ""]:
     """Return A = KL(teacher || student) of attention maps, a mean over heads and real query rows.
 
@@ -137,7 +137,7 @@ def layer_by_layer(
     teacher_hidden: Sequence[Tensor],
     student_attentions: Sequence[Tensor],
     teacher_attentions: Sequence[Tensor],
-    mask: Int[Tensor, "batch tokens"],
+    mask: Shaped[Tensor, "batch tokens"],
     stage: int,
 ) -> Float[Tensor, ""]:
     """Return D(0) + 1/stage * the sum of D(i) + A(i) over the first ``stage`` layers.

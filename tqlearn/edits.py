@@ -69,12 +69,12 @@ class TT:
         _say_clipped("TT", (*out_modes, *in_modes), self.rank)
         return tuple(out_modes), tuple(in_modes)
 
-    def skeleton(self, linear: nn.Linear) -> TTLinear:
+    def skeleton(self, linear: nn.Module) -> TTLinear:
         """Return the layer without its values, for a preview."""
         with torch.device("meta"):
             return TTLinear(*self.shapes(linear), self.rank, bias=linear.bias is not None)
 
-    def __call__(self, linear: nn.Linear) -> TTLinear:
+    def __call__(self, linear: nn.Module) -> TTLinear:
         shapes = self.shapes(linear)
         if self.init == "svd":
             return TTLinear.from_linear(linear, *shapes, self.rank)
@@ -120,12 +120,12 @@ class TTM:
             _say_clipped("TTM", [v * e for v, e in zip(rows, cols, strict=True)], self.rank)
         return rows, cols
 
-    def skeleton(self, table: nn.Embedding) -> TTMEmbedding:
+    def skeleton(self, table: nn.Module) -> TTMEmbedding:
         """Return the layer without its values, for a preview."""
         with torch.device("meta"):
             return TTMEmbedding(*self.shapes(table), self.rank, table.num_embeddings)
 
-    def __call__(self, table: nn.Embedding) -> TTMEmbedding:
+    def __call__(self, table: nn.Module) -> TTMEmbedding:
         shapes = self.shapes(table)
         if self.init == "svd":
             return TTMEmbedding.from_embedding(table, *shapes, self.rank)

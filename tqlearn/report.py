@@ -5,7 +5,9 @@
 ``file`` is the size of the safetensors file that was really written, header included.
 """
 
+import contextlib
 import copy
+import io
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -153,8 +155,16 @@ def _row(name: str, module: nn.Module, seen: set[int]) -> dict | None:
 
 
 def file_bytes(model: nn.Module) -> int:
-    """Write the packed model to a temporary safetensors file and return its size in bytes."""
+    """Write the packed model to a temporary safetensors file and return its size in bytes.
+
+    A transformers model is written by its own ``save_pretrained``, which may rename tensors.
+    """
+    packed = pack_tensors(copy.deepcopy(model))
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.safetensors"
-        save_model(pack_tensors(copy.deepcopy(model)), str(path), metadata={"format": "pt"})
+        if hasattr(packed, "save_pretrained"):
+            with contextlib.redirect_stderr(io.StringIO()):  # its progress bar
+                packed.save_pretrained(folder)
+        else:
+            save_model(packed, str(path), metadata={"format": "pt"})
         return path.stat().st_size

@@ -16,7 +16,7 @@ from .layout import attach_layout, bake_tensors
 from .pack import pack_tensors, unpack_tensors
 
 Edit = Callable[[nn.Module], nn.Module]
-Plan = Mapping[str, Sequence[Edit]]
+Plan = Mapping[str, Sequence]  # of edits; ``match`` says which one is none
 
 LAYERS = (nn.Linear, nn.Embedding, nn.Conv1d, nn.Conv2d, TTLinear, TTMEmbedding)
 

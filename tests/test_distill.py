@@ -1,0 +1,108 @@
+"""Spec sheet QTC, acceptance check 8, and the meaning of each loss."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch.testing import assert_close
+
+from tqlearn.distill import (
+    EPS,
+    LayerSchedule,
+    attentions,
+    hidden_states,
+    layer_by_layer,
+    masked_mean,
+    soft_labels,
+)
+
+MASK = torch.tensor([[1, 1, 1, 0], [1, 1, 0, 0]])
+
+
+def outputs(layers=3, seed=0):
+    torch.manual_seed(seed)
+    hidden = [torch.randn(2, 4, 8) for _ in range(layers + 1)]
+    maps = [torch.randn(2, 2, 4, 4).softmax(-1) for _ in range(layers)]
+    return hidden, maps
+
+
+def test_hidden_states_is_mse_plus_one_minus_cosine():
+    (s, *_), _ = outputs(seed=1)
+    (t, *_), _ = outputs(seed=2)
+    rows = [(b, i) for b in range(2) for i in range(4) if MASK[b, i]]
+    mse = torch.stack([(s[r] - t[r]).square().mean() for r in rows]).mean()
+    cosine = torch.stack([F.cosine_similarity(s[r], t[r], dim=0) for r in rows]).mean()
+    assert_close(hidden_states(s, t, MASK), mse + 1 - cosine)
+
+
+def test_attentions_is_a_row_divergence():
+    _, (s, *_) = outputs(seed=1)
+    _, (t, *_) = outputs(seed=2)
+    rows = []
+    for b in range(2):
+        for i in range(4):
+            if MASK[b, i]:
+                log_ratio = (t[b, :, i] + EPS).log() - (s[b, :, i] + EPS).log()
+                rows.append((t[b, :, i] * log_ratio).sum(-1).mean())
+    assert_close(attentions(s, t, MASK), torch.stack(rows).mean())
+    assert attentions(s, t, MASK) > 0.01
+
+
+def test_soft_labels_is_torch_kl_with_temperature():
+    s, t = torch.randn(6, 5), torch.randn(6, 5)
+    expected = F.kl_div((s / 2).log_softmax(-1), (t / 2).softmax(-1), reduction="batchmean") * 4
+    assert_close(soft_labels(s, t, temperature=2.0), expected)
+    mask = torch.tensor([1, 0, 1, 0, 0, 0])
+    assert_close(soft_labels(s, t, mask=mask), soft_labels(s[[0, 2]], t[[0, 2]]))
+
+
+def test_padding_never_counts():
+    hidden, maps = outputs()
+    other, other_maps = outputs(seed=5)
+    before = layer_by_layer(hidden, other, maps, other_maps, MASK, stage=4)
+    for tensor in (*hidden, *other):
+        tensor[MASK == 0] = 99.0
+    for tensor in (*maps, *other_maps):
+        tensor.transpose(1, 2)[MASK == 0] = 0.25
+    assert_close(layer_by_layer(hidden, other, maps, other_maps, MASK, stage=4), before)
+
+
+def test_student_equal_to_teacher_has_no_loss():
+    hidden, maps = outputs()
+    for stage in (1, 2, 3, 4):
+        loss = layer_by_layer(hidden, hidden, maps, maps, MASK, stage)
+        assert abs(float(loss)) < 1e-6
+
+
+def test_terms_and_divisor_of_each_stage():
+    hidden, maps = outputs(seed=1)
+    other, other_maps = outputs(seed=2)
+    d = [hidden_states(s, t, MASK) for s, t in zip(hidden, other, strict=True)]
+    a = [attentions(s, t, MASK) for s, t in zip(maps, other_maps, strict=True)]
+    for stage in (1, 2, 3, 4):
+        active = min(stage, 3)
+        expected = d[0] + sum(d[1 : active + 1], 0) / stage + sum(a[:active], 0) / stage
+        assert_close(layer_by_layer(hidden, other, maps, other_maps, MASK, stage), expected)
+
+
+def test_schedule_of_a_three_layer_teacher():
+    schedule = LayerSchedule(layers=3, total_steps=61)
+    assert schedule.stage_length == 10  # floor(floor(61 / 3) / 2)
+    stages = [schedule.stage(step) for step in range(61)]
+    assert stages == [1] * 10 + [2] * 10 + [3] * 10 + [4] * 31
+    assert [schedule.is_joint(step) for step in (29, 30)] == [False, True]
+    assert LayerSchedule(12, 6).stage_length == 1  # never zero steps
+    assert LayerSchedule(3, 60, steps_per_stage=4).stage(8) == 3
+
+
+def test_refusals():
+    hidden, maps = outputs()
+    with pytest.raises(ValueError, match="student has 2 layers and the teacher 3"):
+        layer_by_layer(hidden[:3], hidden, maps[:2], maps, MASK, 1)
+    with pytest.raises(ValueError, match="3 layers need 3 attention maps.*eager"):
+        layer_by_layer(hidden, hidden, [], maps, MASK, 1)
+    with pytest.raises(ValueError, match="at least one layer and one step"):
+        LayerSchedule(3, 0)
+
+
+def test_masked_mean():
+    assert masked_mean(torch.tensor([[2.0, 4.0, 9.0]]), torch.tensor([[1, 1, 0]])).item() == 3.0

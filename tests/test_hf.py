@@ -1,0 +1,168 @@
+"""transformers models: compressed by a two-line plan, saved, and reloaded in a new process."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+from transformers import (
+    AutoModel,
+    AutoModelForImageClassification,
+    AutoModelForSequenceClassification,
+    BertConfig,
+    BertForSequenceClassification,
+    DistilBertConfig,
+    DistilBertForSequenceClassification,
+    RobertaConfig,
+    RobertaForSequenceClassification,
+    ViTConfig,
+    ViTForImageClassification,
+)
+
+import tqlearn as tq
+import tqlearn.hf  # noqa: F401  (teaches from_pretrained)
+
+SMALL = {
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 64,
+    "num_labels": 3,
+}
+DISTIL = {"dim": 32, "n_layers": 2, "n_heads": 4, "hidden_dim": 64, "num_labels": 3}
+TEXT = {"vocab_size": 100, "max_position_embeddings": 40}
+PLAN = {
+    "*.word_embeddings": [tq.TTM(rank=6), tq.LSQ(bits=4)],
+    "*": [tq.LSQ(bits=8)],
+}
+VIT_PLAN = {"*.attention.*": [tq.TT(rank=8), tq.LSQ(bits=4)], "*": [tq.LSQ(bits=8)]}
+FAMILIES = {
+    "bert": (BertForSequenceClassification, BertConfig(**SMALL, **TEXT), PLAN),
+    "roberta": (RobertaForSequenceClassification, RobertaConfig(**SMALL, **TEXT), PLAN),
+    "distilbert": (DistilBertForSequenceClassification, DistilBertConfig(**DISTIL, **TEXT), PLAN),
+    "vit": (
+        ViTForImageClassification,
+        ViTConfig(**SMALL, image_size=16, patch_size=8),
+        VIT_PLAN,
+    ),
+}
+RELOAD = """
+import sys, torch
+from transformers import AutoModelForImageClassification, AutoModelForSequenceClassification
+import tqlearn.hf
+for folder in sys.argv[1:]:
+    vit = folder.endswith("vit")
+    auto = AutoModelForImageClassification if vit else AutoModelForSequenceClassification
+    model = auto.from_pretrained(folder)
+    inputs = torch.load(folder + "/inputs.pt")
+    assert not model.training
+    assert torch.equal(model(**inputs).logits, torch.load(folder + "/logits.pt")), folder
+    print("bit-equal", type(model).__name__)
+"""
+
+
+def inputs_of(kind):
+    if kind == "vit":
+        return {"pixel_values": torch.randn(2, 3, 16, 16)}
+    return {"input_ids": torch.randint(5, 90, (2, 9))}
+
+
+def student_of(kind):
+    cls, config, plan = FAMILIES[kind]
+    torch.manual_seed(0)
+    return tq.calibrate(tq.compress(cls(config).eval(), plan))
+
+
+def test_a_new_process_gives_bit_equal_logits(tmp_path):
+    for kind in FAMILIES:
+        student, inputs, folder = student_of(kind), inputs_of(kind), tmp_path / kind
+        tq.pack(student).save_pretrained(folder)
+        torch.save(inputs, folder / "inputs.pt")
+        torch.save(student(**inputs).logits.detach(), folder / "logits.pt")
+        assert (folder / "model.safetensors").stat().st_size == tq.report(student).file
+    folders = [str(tmp_path / kind) for kind in FAMILIES]
+    done = subprocess.run([sys.executable, "-c", RELOAD, *folders], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("bit-equal") == len(FAMILIES)
+
+
+def test_an_unpacked_student_reloads_and_trains_on(tmp_path):
+    student, inputs = student_of("bert"), inputs_of("bert")
+    student.save_pretrained(tmp_path)
+    again = AutoModelForSequenceClassification.from_pretrained(tmp_path)
+    assert torch.equal(again(**inputs).logits, student(**inputs).logits)
+    again(**inputs, labels=torch.tensor([0, 1])).loss.backward()
+    quantizer = again.bert.encoder.layer[0].attention.self.query.parametrizations.weight
+    assert quantizer.original.grad.abs().sum() > 0 and quantizer[0].scale.grad is not None
+
+
+def test_packed_then_unpacked_then_saved_again(tmp_path):
+    student, inputs = student_of("vit"), inputs_of("vit")
+    tq.pack(student).save_pretrained(tmp_path / "a")
+    loaded = AutoModelForImageClassification.from_pretrained(tmp_path / "a")
+    tq.unpack(loaded).save_pretrained(tmp_path / "b")
+    third = AutoModelForImageClassification.from_pretrained(tmp_path / "b")
+    assert torch.equal(third(**inputs).logits, student(**inputs).logits)
+
+
+def test_baked_dense_loads_without_tqlearn(tmp_path):
+    student, inputs = student_of("bert"), inputs_of("bert")
+    tq.bake(student, dense=True).save_pretrained(tmp_path)
+    assert "quantization_config" not in json.loads((tmp_path / "config.json").read_text())
+    plain = AutoModelForSequenceClassification.from_pretrained(tmp_path)
+    torch.testing.assert_close(plain(**inputs).logits, student(**inputs).logits)
+
+
+def test_the_bare_encoder_loads_from_a_folder_with_a_head(tmp_path):
+    student, inputs = student_of("bert"), inputs_of("bert")
+    tq.pack(student).save_pretrained(tmp_path)
+    encoder = AutoModel.from_pretrained(tmp_path)
+    mine, theirs = encoder(**inputs), student.bert(**inputs)
+    assert torch.equal(mine.last_hidden_state, theirs.last_hidden_state)
+
+
+def test_no_svd_at_load(tmp_path, monkeypatch):
+    tq.pack(student_of("bert")).save_pretrained(tmp_path)
+
+    def forbidden(*args, **kwargs):
+        raise AssertionError("an SVD ran while loading")
+
+    monkeypatch.setattr(torch.linalg, "svd", forbidden)
+    AutoModelForSequenceClassification.from_pretrained(tmp_path)
+
+
+def test_a_layout_for_another_model_is_refused(tmp_path):
+    tq.pack(student_of("bert")).save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    config["num_hidden_layers"] = 1
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match=r"layout names .*layer.1.* which .* does not have"):
+        AutoModelForSequenceClassification.from_pretrained(tmp_path)
+
+
+def test_a_quantizer_of_ones_own(tmp_path):
+    """README's example: any nn.Module with config() on any weight, saved and reloaded."""
+
+    @tq.register
+    class PowerOfTwo(torch.nn.Module):
+        def forward(self, x):
+            near = torch.exp2(torch.log2(x.abs().clamp_min(1e-6)).round()) * x.sign()
+            return x + (near - x).detach()
+
+        def config(self):
+            return {}
+
+    def power_of_two(layer):
+        torch.nn.utils.parametrize.register_parametrization(layer, "weight", PowerOfTwo())
+        return layer
+
+    cls, config, _ = FAMILIES["bert"]
+    student = tq.compress(cls(config).eval(), {"*.query": [power_of_two]})
+    weight = student.bert.encoder.layer[0].attention.self.query.weight
+    assert torch.equal(weight.abs().log2().round(), weight.abs().log2())
+    student.save_pretrained(tmp_path)
+    inputs = inputs_of("bert")
+    again = AutoModelForSequenceClassification.from_pretrained(tmp_path)
+    assert torch.equal(again(**inputs).logits, student(**inputs).logits)
+    student(**inputs, labels=torch.tensor([0, 1])).loss.backward()

@@ -1,0 +1,152 @@
+"""Real bytes: codes, files and reports. Spec sheet QTC, acceptance check 11."""
+
+import json
+import struct
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.utils import parametrize
+
+import tqlearn as tq
+from tqlearn.pack import pack_bits, unpack_bits
+from tqlearn.shapes import packed_bytes
+
+
+def net():
+    torch.manual_seed(3)
+    return nn.Sequential(nn.Linear(24, 36), nn.GELU(), nn.Linear(36, 10)).eval()
+
+
+def student(bits=4):
+    plan = {"0": [tq.TT(rank=5), tq.LSQ(bits=bits)], "2": [tq.LSQ(bits=bits)]}
+    return tq.calibrate(tq.compress(net(), plan))
+
+
+def header_bytes(path):
+    with open(path, "rb") as file:
+        return 8 + struct.unpack("<Q", file.read(8))[0]
+
+
+@pytest.mark.parametrize("bits", range(2, 9))
+@pytest.mark.parametrize("numel", [1, 7, 8, 1000])
+def test_codes_survive(bits, numel):
+    qmin = -(2 ** (bits - 1))
+    codes = torch.randint(qmin, -qmin, (numel,))
+    packed = pack_bits(codes, bits, qmin)
+    assert packed.dtype == torch.uint8 and packed.numel() == packed_bytes(numel, bits)
+    assert torch.equal(unpack_bits(packed, bits, qmin, (numel,)).long(), codes)
+
+
+def test_the_bit_order_is_the_documented_one():
+    assert pack_bits(torch.tensor([-4, 3, -3]), 3, -4).tolist() == [0b01_111_000, 0b0]
+    with pytest.raises(ValueError, match=r"must lie in -8 .. 7 for 4 bits, got 0 .. 8"):
+        pack_bits(torch.tensor([0, 8]), 4, -8)
+
+
+@pytest.mark.parametrize("bits", [2, 3, 4, 8])
+def test_packed_outputs_are_bit_equal(bits):
+    model, x = student(bits), torch.randn(6, 24)
+    packed = tq.pack(model)
+    assert torch.equal(packed(x), model(x))
+    assert torch.equal(packed(x), model(x))  # the second call uses the kept values
+    again = tq.unpack(packed)
+    assert torch.equal(again(x), model(x))
+    assert not [p for p in packed.parameters() if p.dim() > 1]
+    again(x).sum().backward()
+    assert again[2].parametrizations.weight.original.grad is not None
+
+
+def test_file_size_is_the_formula(tmp_path):
+    """Check 11: sum(ceil(core * b / 8)) + 4 * (scales + uncompressed), plus the header."""
+    model = student(bits=3)
+    codes = [c.numel() for c in model[0].cores] + [36 * 10]
+    expected = sum(packed_bytes(n, 3) for n in codes) + 4 * (len(codes) + 36 + 10)
+    path = tq.save(tq.pack(model), tmp_path / "model.safetensors")
+    assert path.stat().st_size - header_bytes(path) == expected
+    report = tq.report(model)
+    assert report.with_metadata == expected
+    assert report.nominal == expected - 4 * len(codes)
+    assert report.parameters == sum(codes) + 46
+    assert report.file > report.with_metadata  # the header is counted, not hidden
+
+
+def test_report_of_a_dense_model_and_ratios():
+    model, dense = student(), net()
+    report = tq.report(model, reference=dense)
+    assert report.reference.nominal == 4 * sum(p.numel() for p in dense.parameters())
+    assert report.ratios["nominal"] == report.reference.nominal / report.nominal
+    assert tq.report(tq.pack(model)).nominal == report.nominal  # packed or not, the same count
+    assert tq.report(tq.pack(model)).file == report.file
+    assert "whole file" in str(report) and f"{report.file:,}" in report._repr_html_()
+    assert report.summary()["ratio"]["file"] == round(report.ratios["file"], 3)
+    with pytest.raises(ValueError, match="ratios need a reference"):
+        tq.report(dense).ratios  # noqa: B018
+
+
+def test_a_shared_weight_counts_once():
+    model = nn.ModuleDict({"a": nn.Linear(8, 8), "b": nn.Linear(8, 8)})
+    model["b"].weight = model["a"].weight
+    report = tq.report(model)
+    assert report.parameters == 64 + 16 and report.file < 4 * 2 * 64 + 400
+
+
+def test_save_and_load(tmp_path):
+    model, x = student(), torch.randn(4, 24)
+    for kind, saved in {"packed": tq.pack(model), "trainable": model}.items():
+        path = tq.save(saved, tmp_path / f"{kind}.safetensors")
+        loaded = tq.load(net(), path)
+        assert torch.equal(loaded(x), model(x))
+        assert tq.describe(loaded) == tq.describe(saved)
+
+
+def test_bad_files_are_refused(tmp_path):
+    good = tq.save(tq.pack(student()), tmp_path / "good.safetensors")
+    cut = tmp_path / "cut.safetensors"
+    cut.write_bytes(good.read_bytes()[:-100])
+    with pytest.raises(ValueError, match="not a whole safetensors file"):
+        tq.load(net(), cut)
+    foreign = tmp_path / "foreign.safetensors"
+    from safetensors.torch import save_file
+
+    save_file({"a": torch.zeros(2)}, foreign)
+    with pytest.raises(ValueError, match="no tqlearn layout"):
+        tq.load(net(), foreign)
+    with pytest.raises(ValueError, match="layout names '2', which Sequential does not have"):
+        tq.load(nn.Sequential(nn.Linear(24, 36)), good)
+
+
+def test_a_layout_that_asks_for_an_unknown_class_or_version():
+    layout = json.loads(json.dumps(tq.describe(student())))
+    layout["modules"]["0"]["class"] = "os.system"
+    with pytest.raises(ValueError, match="names the class 'os.system', known are .*@tqlearn.reg"):
+        tq.rebuild(net(), layout)
+    with pytest.raises(ValueError, match="reads layout version 1, the file has 99"):
+        tq.rebuild(net(), layout | {"version": 99})
+
+
+def test_an_unregistered_parametrization_cannot_be_described():
+    class Halve(nn.Module):
+        def forward(self, x):
+            return x / 2
+
+    model = net()
+    parametrize.register_parametrization(model[0], "weight", Halve())
+    with pytest.raises(ValueError, match="0.weight carries a Halve.*@tqlearn.register"):
+        tq.describe(model)
+
+
+def test_writing_into_kept_values_does_no_harm():
+    """Weight initializers write in place; the codes are the truth."""
+    model, x = tq.pack(student()), torch.randn(2, 24)
+    y = model(x)
+    with torch.no_grad():
+        model[2].weight.fill_(9.0)
+    assert torch.equal(model(x), y)
+
+
+def test_register_refuses_what_could_not_be_rebuilt():
+    with pytest.raises(TypeError, match="needs a config"):
+        tq.register(type("Nameless", (nn.Module,), {}))
+    with pytest.raises(ValueError, match="'LSQ' is taken by tqlearn.quantize"):
+        tq.register(type("LSQ", (nn.Module,), {"config": lambda self: {}}))
