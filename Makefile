@@ -12,7 +12,9 @@ QUIET_SERVER := $(addprefix nbgrader.server_extensions.,formgrader validate_assi
 LAB ?=
 BENCH ?=
 
-# Two threads at most: the course is written for two cores, and results then differ less between machines.
+JOBS ?= 2
+
+# The course is written for two cores: one process with two threads, or two test processes with one each.
 export OMP_NUM_THREADS ?= 2
 export TOKENIZERS_PARALLELISM ?= false
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
@@ -58,11 +60,19 @@ lab: $(STAMP)
 	  `test "$$(id -u)" != 0 || echo --allow-root` $(LAB)
 
 test: test-unit test-notebooks test-browser
+test-unit test-notebooks: export OMP_NUM_THREADS = 1
 
 test-unit: $(STAMP)
-	@$(BIN)/python -m pytest -q
+	@$(BIN)/python -m pytest -q -rs -n $(JOBS) --dist loadscope
 
 test-notebooks: $(STAMP)
+	@$(BIN)/python -m pytest -q -rs -n $(JOBS) --dist loadscope --nbval-lax --nbval-current-env \
+	  --nbval-sanitize-with tests/nbval_sanitize.cfg --nbval-cell-timeout 300 notebooks
+
+test-browser: $(STAMP)
+	@$(BIN)/python -m pytest -q -rs -m browser tests
+
+notebooks: $(STAMP)
 	@$(BIN)/python -m pytest -q -m '' --nbval-lax --nbval-current-env \
 	  --nbval-sanitize-with tests/nbval_sanitize.cfg --nbval-cell-timeout 300 notebooks
 

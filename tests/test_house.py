@@ -195,3 +195,24 @@ def test_readme_tables_are_those_of_the_results():
     script = [sys.executable, str(ROOT / "benchmarks" / "readme_tables.py"), "--check"]
     run = subprocess.run(script, capture_output=True, text=True)
     assert run.returncode == 0, run.stdout + run.stderr
+
+
+def test_readme_quick_start(tmp_path):
+    """The README's code runs as it stands, learns, and loads back what it saved."""
+    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
+    code += """
+import torch
+batch = JointCollator(tokenizer)([encoded["test"][i] for i in range(100)])
+again.set_attn_implementation("eager")  # what distillation has set for the student
+right = []
+for model in (student.eval(), again.eval()):
+    with torch.no_grad():
+        logits = model(**batch).intent_logits
+    right.append((logits.argmax(-1) == batch["intent_labels"]).float().mean().item())
+    last = logits if model is student else torch.equal(logits, last)
+print("CHECK", *right, last)
+"""
+    run = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr[-3000:]
+    _, student, again, equal = run.stdout.splitlines()[-1].split()
+    assert float(student) > 0.5 and student == again and equal == "True"
