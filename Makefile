@@ -73,13 +73,6 @@ test-browser: $(STAMP)
 	@$(BIN)/python -m pytest -q -rs -m browser tests
 
 notebooks: $(STAMP)
-	@$(BIN)/python -m pytest -q -m '' --nbval-lax --nbval-current-env \
-	  --nbval-sanitize-with tests/nbval_sanitize.cfg --nbval-cell-timeout 300 notebooks
-
-test-browser: $(STAMP)
-	@$(BIN)/python -m pytest -q -m browser tests
-
-notebooks: $(STAMP)
 	@$(BIN)/python -m tqlearn.lab.build
 
 bench: $(STAMP)
