@@ -94,7 +94,9 @@ def test_flights_is_the_same_everywhere_and_quick():
     corpus = flights.generate()
     assert time.process_time() - start < 1
     digest = hashlib.sha256(json.dumps(corpus, sort_keys=True).encode()).hexdigest()
-    assert digest == "1fdc7d2cd5fe0a50c8b7bbf261f7b79e98d2e12b74d11eeb4769477d0560e4ec", "the corpus changed: train the embedded teacher again"
+    assert digest == "1fdc7d2cd5fe0a50c8b7bbf261f7b79e98d2e12b74d11eeb4769477d0560e4ec", (
+        "the corpus changed: train the embedded teacher again"
+    )
     assert flights.generate({"train": 50}, seed=1) != flights.generate({"train": 50}, seed=2)
 
 

@@ -97,9 +97,14 @@ def verify(file, expected):
         )
 
 
+def embedded_folder():
+    """The folder of the teacher that ships with the package."""
+    return Path(str(resources.files("tqlearn.data") / "embedded"))
+
+
 def _embedded():
     """The tiny BERT in the package; every file is checked against metrics.json first."""
-    folder = Path(str(resources.files("tqlearn.data") / "embedded"))
+    folder = embedded_folder()
     metrics = json.loads((folder / "metrics.json").read_text())
     for file, digest in metrics["sha256"].items():
         verify(folder / file, digest)
