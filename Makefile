@@ -12,8 +12,6 @@ QUIET_SERVER := $(addprefix nbgrader.server_extensions.,formgrader validate_assi
 LAB ?=
 BENCH ?=
 
-JOBS ?= 2
-
 # The course is written for two cores: one process with two threads, or two test processes with one each.
 export OMP_NUM_THREADS ?= 2
 export TOKENIZERS_PARALLELISM ?= false
@@ -63,10 +61,10 @@ test: test-unit test-notebooks test-browser
 test-unit test-notebooks: export OMP_NUM_THREADS = 1
 
 test-unit: $(STAMP)
-	@$(BIN)/python -m pytest -q -rs -n $(JOBS) --dist loadscope
+	@$(BIN)/python -m pytest -q -rs -n 2 --dist loadscope
 
 test-notebooks: $(STAMP)
-	@$(BIN)/python -m pytest -q -rs -n $(JOBS) --dist loadscope --nbval-lax --nbval-current-env \
+	@$(BIN)/python -m pytest -q -rs -n 2 --dist loadscope --nbval-lax --nbval-current-env \
 	  --nbval-sanitize-with tests/nbval_sanitize.cfg --nbval-cell-timeout 300 notebooks
 
 test-browser: $(STAMP)
