@@ -22,8 +22,8 @@ PINS = environment.read_pins(ROOT / "requirements.lock")
 
 ROWS = [
     {"shapes", "registry"},
-    {"decompose", "quantize", "sparsify", "distill", "data"},
-    {"layers"},
+    {"cores", "decompose", "quantize", "sparsify", "distill", "data"},
+    {"layers", "embeddings"},
     {"edits", "pack"},
     {"report"},  # what is on disk is what pack writes, so report stands on it
     {"layout"},

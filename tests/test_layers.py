@@ -7,7 +7,8 @@ from torch import nn
 from torch.testing import assert_close
 
 from tqlearn.decompose import tt_dense, ttm_dense
-from tqlearn.layers import TTLinear, TTMEmbedding
+from tqlearn.embeddings import TTMEmbedding
+from tqlearn.layers import TTLinear
 
 
 def linear_of(weight, bias=True):
@@ -160,3 +161,18 @@ def test_refusals():
         TTLinear.from_linear(dense, (4, 6), (6, 6), 3)
     with pytest.raises(ValueError, match="rows at least as many"):
         TTMEmbedding((4, 6), (6, 6), 2, num_embeddings=25)
+
+
+def test_fitting_the_words_that_occur():
+    """At a rank too low for all rows, the fit spends it on the frequent ones."""
+    dense = nn.Embedding(64, 24)
+    counts = [100 if i % 8 == 0 else 0 for i in range(64)]
+    used = torch.arange(0, 64, 8)
+    plain = TTMEmbedding.from_embedding(dense, (8, 8), (4, 6), 6)
+    fitted = TTMEmbedding.from_embedding(dense, (8, 8), (4, 6), 6, counts)
+    target = dense.weight.detach()[used]
+    errors = [float(((t(used) - target).norm() / target.norm()).detach()) for t in (plain, fitted)]
+    assert errors[1] < 0.5 * errors[0]
+    assert all(core.grad is None for core in fitted.cores)
+    with pytest.raises(ValueError, match="one entry for each of the 64 rows .* got 3 entries"):
+        TTMEmbedding.from_embedding(dense, (8, 8), (4, 6), 6, [1, 2, 3])

@@ -5,10 +5,11 @@
 Importing tqlearn needs torch alone; ``import tqlearn.hf`` adds transformers.
 """
 
-from . import decompose, distill, layers, layout, quantize, registry, shapes
+from . import cores, decompose, distill, embeddings, layers, layout, quantize, registry, shapes
 from . import report as _report  # noqa: F401  (the room; the verb of the same name follows)
 from .edits import LSQ, TT, TTM
-from .layers import TTLinear, TTMEmbedding
+from .embeddings import TTMEmbedding
+from .layers import TTLinear
 from .layout import describe, load, rebuild, save
 from .quantize import calibrate
 from .registry import register
@@ -26,11 +27,13 @@ __all__ = [
     "TTMEmbedding",
     "bake",
     "calibrate",
+    "cores",
     "compress",
     "data",
     "decompose",
     "describe",
     "distill",
+    "embeddings",
     "layers",
     "layout",
     "load",

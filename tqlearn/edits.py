@@ -7,14 +7,16 @@ the weight or on every core, whatever layer that is). In a plan, structure comes
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
 from . import quantize
-from .layers import TTLinear, TTMEmbedding, check_modes, own_class
+from .cores import own_class
+from .embeddings import TTMEmbedding
+from .layers import TTLinear, check_modes
 from .shapes import Ranks, cover, factorize, tt_ranks
 
 Modes = Sequence[int] | None
@@ -94,6 +96,7 @@ class TTM:
         col_modes: factors of the width, as many; None for balanced ones.
         order: how many modes when they are not given.
         init: "svd" or "random" (standard deviation 1, a LayerNorm should follow).
+        counts: how often each word occurs, to fit the words that matter (``fit_rows``).
 
     Source: spec sheet QTC, sections 2.3 and 3.
 
@@ -106,6 +109,7 @@ class TTM:
     col_modes: Modes = None
     order: int = 3
     init: str = "svd"
+    counts: Sequence[int] | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         _check_init(self.init)
@@ -128,7 +132,7 @@ class TTM:
     def __call__(self, table: nn.Module) -> TTMEmbedding:
         shapes = self.shapes(table)
         if self.init == "svd":
-            return TTMEmbedding.from_embedding(table, *shapes, self.rank)
+            return TTMEmbedding.from_embedding(table, *shapes, self.rank, self.counts)
         layer = TTMEmbedding(*shapes, self.rank, table.num_embeddings, table.padding_idx)
         return layer.to(table.weight)
 

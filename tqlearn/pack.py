@@ -9,7 +9,7 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from .layers import own_class
+from .cores import own_class
 from .quantize import MIN_SCALE, integer_range, is_quantizer, require_calibrated
 from .registry import build, register, spec_of
 from .shapes import packed_bytes

@@ -11,7 +11,8 @@ from fnmatch import fnmatchcase
 
 from torch import nn
 
-from .layers import TTLinear, TTMEmbedding
+from .embeddings import TTMEmbedding
+from .layers import TTLinear
 from .layout import attach_layout, bake_tensors
 from .pack import pack_tensors, unpack_tensors
 

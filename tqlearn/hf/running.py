@@ -2,6 +2,8 @@
 
 import json
 import sys
+from collections import Counter
+from itertools import chain
 from pathlib import Path
 
 from torch import nn
@@ -40,6 +42,12 @@ def without_dropout(model: nn.Module) -> nn.Module:
         if isinstance(module, nn.Dropout):
             module.p = 0.0
     return model
+
+
+def word_counts(split, vocabulary: int) -> tuple[int, ...]:
+    """Return how often each id occurs in the ``input_ids`` of an encoded split."""
+    counts = Counter(chain.from_iterable(split["input_ids"]))
+    return tuple(counts.get(i, 0) for i in range(vocabulary))
 
 
 def write_metrics(

@@ -10,7 +10,8 @@ the authors' released code. What we reached: qtc_atis_scratch.json and qtc_atis.
 benchmarks/results.
 
 We differ: padding is masked, the attention term is summed over a row, scales learn at a rate of
-their own, student dropout is off while distilling, positions and heads may be quantized too.
+their own, student dropout is off while distilling, positions and heads may be quantized too, and
+the word table is fitted to the words of the training data before distillation starts.
 """
 
 from dataclasses import dataclass, field
@@ -29,7 +30,7 @@ SHAPES = {
         ((1, 8, 24, 8, 1), (8, 16), (16, 8)),
         ((1, 8, 24, 16, 1), (8, 16), (32, 16)),
         ((1, 16, 24, 8, 1), (16, 32), (16, 8)),
-        ((1, 24, 24, 1), (12, 12, 12), (4, 4, 8)),
+        ((1, 24, 24, 1), (10, 10, 10), (4, 4, 8)),
     ),
     384: (
         ((1, 16, 48, 16, 1), (16, 24), (24, 16)),
@@ -65,8 +66,8 @@ class QTCArguments:
     max_length: int = field(default=64, metadata={"help": "longest sentence, in pieces"})
 
 
-def plan(width, arguments, init="svd"):
-    """Return the plan for a joint BERT of one of the widths in SHAPES."""
+def plan(width, arguments, init="svd", counts=None):
+    """Return the plan for a joint BERT of one of the widths in SHAPES; counts are of its words."""
     if width not in SHAPES:
         raise ValueError(f"QTC has shapes for widths {sorted(SHAPES)}, not {width}; add a line")
     *linear, (ranks, rows, cols) = SHAPES[width]
@@ -79,7 +80,7 @@ def plan(width, arguments, init="svd"):
     rest = [LSQ(arguments.rest_bits)] if arguments.rest_bits < 32 else []
     attention, down, up = ([TT(*shape, init=init), *core] for shape in linear)
     return {
-        "*.word_embeddings": [TTM(ranks, rows, cols, init=init), *core],
+        "*.word_embeddings": [TTM(ranks, rows, cols, init=init, counts=counts), *core],
         "*.attention.*": attention,
         "*.intermediate.dense": up,
         "*.output.dense": down,
@@ -131,9 +132,11 @@ def main(argv=None):
         teacher = joint.BertForJointIntentSlot(joint.joint_config(*labels))
     else:
         raise ValueError(f"setting is distill or end_to_end, got {arguments.setting!r}")
-    init = "svd" if arguments.setting == "distill" else "random"
-    student = calibrate(compress(teacher, plan(teacher.config.hidden_size, arguments, init)))
     encoded = joint.encode_joint(dd, tokenizer, *labels, arguments.max_length)
+    start = {"init": "random"}
+    if arguments.setting == "distill":
+        start = {"counts": running.word_counts(encoded["train"], teacher.config.vocab_size)}
+    student = calibrate(compress(teacher, plan(teacher.config.hidden_size, arguments, **start)))
     shared = {
         "args": training,
         "train_dataset": encoded["train"],

@@ -1,0 +1,232 @@
+"""Distillation on the Trainer: schedule, losses, scales; spec sheet QTC, checks 8 and 9."""
+
+import pytest
+import torch
+from torch import nn
+from transformers import BertConfig, BertModel, Trainer, TrainingArguments
+
+import tqlearn as tq
+from tqlearn.distill import hidden_states, layer_by_layer
+from tqlearn.hf import BertForJointIntentSlot, DistillTrainer, LayerByLayer, joint_config
+from tqlearn.hf.running import newest_checkpoint, without_dropout
+from tqlearn.recipes import qtc
+
+TINY = {
+    "vocab_size": 60,
+    "hidden_size": 32,
+    "num_attention_heads": 2,
+    "intermediate_size": 64,
+    "num_hidden_layers": 3,
+}
+
+
+def joint_model():
+    torch.manual_seed(0)
+    return BertForJointIntentSlot(joint_config(["a", "b", "UNK"], ["O", "B-x", "UNK"], **TINY))
+
+
+def rows(n=64):
+    ids = torch.randint(3, 60, (n, 7), generator=torch.Generator().manual_seed(1))
+    return [
+        {
+            "input_ids": row,
+            "attention_mask": torch.ones(7, dtype=torch.long),
+            "intent_labels": row[0] % 2,
+            "slot_labels": row % 2,
+        }
+        for row in ids
+    ]
+
+
+def trainer_for(tmp_path, student, teacher, callback, losses=None, **options):
+    options = {"max_steps": 12, "per_device_train_batch_size": 8} | options
+    training = TrainingArguments(
+        tmp_path,
+        report_to="none",
+        disable_tqdm=True,
+        save_strategy="no",
+        logging_steps=1,
+        lr_scheduler_type="constant",
+        dataloader_pin_memory=False,
+        **options,
+    )
+    return DistillTrainer(
+        student,
+        training,
+        train_dataset=rows(),
+        teacher=teacher,
+        losses=losses or qtc.losses(callback),
+        callbacks=[callback],
+    )
+
+
+def test_stages_terms_and_learning_rate_of_a_real_run(tmp_path):
+    teacher = joint_model()
+    student = tq.calibrate(tq.compress(teacher, {"*.query": [tq.TT(rank=8), tq.LSQ(bits=4)]}))
+    callback = LayerByLayer(3, final_learning_rate=1e-4)
+    seen = []
+
+    def spy(student_out, teacher_out, inputs):
+        terms = qtc.losses(callback)(student_out, teacher_out, inputs)
+        rates = [g["lr"] for g in trainer.optimizer.param_groups if not g.get("scales")]
+        seen.append((callback.stage, sorted(terms), rates[0]))
+        return terms
+
+    trainer = trainer_for(tmp_path, student, teacher, callback, spy, learning_rate=1e-3)
+    trainer.train()
+    assert [stage for stage, _, _ in seen] == [1, 1, 2, 2, 3, 3] + [4] * 6
+    assert all(terms == ["layers"] for _, terms, _ in seen[:6])
+    assert all(len(terms) == 4 for _, terms, _ in seen[6:])
+    assert [rate for _, _, rate in seen] == pytest.approx([1e-3] * 6 + [1e-4] * 6)
+    logged = [entry for entry in trainer.state.log_history if "soft_slots" in entry]
+    assert len(logged) == 6 and {"layers", "task", "soft_intents"} <= set(logged[0])
+
+
+def test_a_student_equal_to_its_teacher_starts_at_zero(tmp_path):
+    teacher = without_dropout(joint_model())
+    callback = LayerByLayer(3)
+    trainer = trainer_for(tmp_path, tq.compress(teacher, {"*": []}), teacher, callback)
+    trainer.train()
+    assert abs(trainer.state.log_history[0]["layers"]) < 1e-4
+
+
+def test_scales_have_a_group_of_their_own(tmp_path):
+    teacher = joint_model()
+    student = tq.calibrate(tq.compress(teacher, {"*.query": [tq.LSQ(bits=8)]}))
+    trainer = trainer_for(tmp_path, student, teacher, LayerByLayer(3), weight_decay=0.1)
+    groups = trainer.create_optimizer().param_groups
+    scales = [g for g in groups if g.get("scales")]
+    assert len(scales) == 1 and len(scales[0]["params"]) == 3
+    assert scales[0]["lr"] == 1e-5 and scales[0]["weight_decay"] == 0
+    assert sum(len(g["params"]) for g in groups) == len(list(student.parameters()))
+
+
+def test_the_teacher_learns_nothing(tmp_path):
+    teacher = joint_model()
+    before = {k: v.clone() for k, v in teacher.state_dict().items()}
+    student = tq.calibrate(tq.compress(teacher, {"*.dense": [tq.LSQ(bits=4)]}))
+    trainer_for(tmp_path, student, teacher, LayerByLayer(3), learning_rate=1e-2).train()
+    assert all(torch.equal(v, before[k]) for k, v in teacher.state_dict().items())
+    assert not teacher.training
+
+
+def test_forgotten_calibration_and_wrong_depth(tmp_path):
+    teacher = joint_model()
+    student = tq.compress(teacher, {"*.query": [tq.LSQ(bits=4)]})
+    with pytest.raises(ValueError, match="no scale yet"):
+        trainer_for(tmp_path, student, teacher, LayerByLayer(3))
+    torch.manual_seed(0)
+    labels = (["a", "b", "UNK"], ["O", "B-x", "UNK"])
+    shallow = BertForJointIntentSlot(joint_config(*labels, **TINY | {"num_hidden_layers": 2}))
+    trainer = trainer_for(tmp_path, shallow, teacher, LayerByLayer(3))
+    with pytest.raises(ValueError, match="student has 2 layers and the teacher 3"):
+        trainer.train()
+    with pytest.raises(ValueError, match="starts with the training"):
+        LayerByLayer(3).stage  # noqa: B018
+
+
+def test_evaluation_uses_the_student_alone(tmp_path):
+    teacher = joint_model()
+    trainer = trainer_for(tmp_path, joint_model(), teacher, LayerByLayer(3))
+    trainer.args.label_names = ["intent_labels", "slot_labels"]
+    result = Trainer.evaluate(trainer, rows(8))
+    assert result["eval_loss"] > 0
+
+
+def test_newest_checkpoint(tmp_path):
+    training = TrainingArguments(tmp_path / "out", resume_from_checkpoint="last")
+    assert newest_checkpoint(training) is None
+    (tmp_path / "out" / "checkpoint-7").mkdir(parents=True)
+    assert newest_checkpoint(training).endswith("checkpoint-7")
+
+
+def smoke_models():
+    """Check 9: 2 layers, 64 wide, FFN 256, 4 heads, 100 words; Linear weights times 2.5."""
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=100,
+        hidden_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        intermediate_size=256,
+        max_position_embeddings=16,
+        hidden_dropout_prob=0.0,
+        attention_probs_dropout_prob=0.0,
+        attn_implementation="eager",
+    )
+    teacher = BertModel(config, add_pooling_layer=False).eval()
+    for module in teacher.modules():
+        if isinstance(module, nn.Linear):
+            module.reset_parameters()  # torch's own start; BERT's 0.02 would be nearly linear
+            module.weight.data *= 2.5
+    return teacher
+
+
+def smoke_plan(full, bits, init="svd"):
+    """Modes 8,8 / 16,16; maximal ranks or half of them."""
+    k = 1 if full else 2
+    quantizer = [tq.LSQ(bits=bits)] if bits else []
+    attention = tq.TT((1, 8 // k, 64 // k, 8 // k, 1), (8, 8), (8, 8), init=init)
+    down = tq.TT((1, 8 // k, 64 // k, 16 // k, 1), (8, 8), (16, 16), init=init)
+    up = tq.TT((1, 16 // k, 64 // k, 8 // k, 1), (16, 16), (8, 8), init=init)
+    return {
+        "*.attention.*": [attention, *quantizer],
+        "*.intermediate.*": [up, *quantizer],
+        "*.output.*": [down, *quantizer],
+    }
+
+
+def distill(teacher, plan, steps=600):
+    """Train on the cumulative loss over all layers; return the last-layer loss before and after."""
+    torch.manual_seed(1)
+    student = tq.calibrate(tq.compress(teacher, plan))
+    scales = [p for n, p in student.named_parameters() if n.endswith("scale")]
+    others = [p for n, p in student.named_parameters() if not n.endswith("scale")]
+    optimizer = torch.optim.Adam([{"params": others}, {"params": scales, "lr": 1e-5}], lr=1e-3)
+    mask = torch.ones(32, 16, dtype=torch.long)
+    ends = {"output_hidden_states": True, "output_attentions": True}
+
+    def losses(ids):
+        with torch.no_grad():
+            t = teacher(ids, **ends)
+        s = student(ids, **ends)
+        total = layer_by_layer(
+            s.hidden_states, t.hidden_states, s.attentions, t.attentions, mask, stage=2
+        )
+        return total, (s.hidden_states[-1] - t.hidden_states[-1]).square().mean()
+
+    generator = torch.Generator().manual_seed(2)
+    held_out = torch.randint(100, (32, 16), generator=generator)
+    first = [float(x.detach()) for x in losses(held_out)]
+    for _ in range(steps):
+        total, _ = losses(torch.randint(100, (32, 16), generator=generator))
+        optimizer.zero_grad()
+        total.backward()
+        optimizer.step()
+    return first, [float(x.detach()) for x in losses(held_out)]
+
+
+def test_maximal_ranks_need_no_training():
+    first, _ = distill(smoke_models(), smoke_plan(True, None), steps=0)
+    assert first[0] < 1e-5
+
+
+@pytest.mark.slow
+def test_distillation_recovers_a_tiny_encoder():
+    teacher = smoke_models()
+    start, fp32 = distill(teacher, smoke_plan(False, None))
+    ends = {b: distill(teacher, smoke_plan(False, b))[1][1] for b in (8, 4, 2)}
+    random = distill(teacher, smoke_plan(False, None, init="random"))[1][1]
+    print(f"start {start[1]:.3f} fp32 {fp32[1]:.3f} {ends} random {random:.3f}")
+    assert fp32[1] < 0.35 * start[1]
+    assert abs(ends[8] / fp32[1] - 1) < 0.03 and abs(ends[4] / fp32[1] - 1) < 0.10
+    assert fp32[1] <= ends[4] <= ends[2]
+    assert fp32[1] < random
+
+
+def test_losses_see_the_mask():
+    h = torch.randn(1, 3, 4)
+    mask = torch.tensor([[1, 1, 0]])
+    other = h.clone()
+    other[0, 2] += 5
+    assert float(hidden_states(h, other, mask)) < 1e-6

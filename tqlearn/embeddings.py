@@ -1,0 +1,164 @@
+"""Embedding tables as products of small cores; a look-up never builds the table."""
+
+from collections.abc import Sequence
+from math import prod
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from .cores import Cores
+from .decompose import balance_norms, check_table_modes, ttm_dense, ttm_svd
+from .registry import register
+from .shapes import Ranks, tt_ranks
+
+
+@register
+class TTMEmbedding(Cores):
+    """An embedding whose table is a tensor-train matrix; a look-up never builds the table.
+
+    Token i has digits (i_1 .. i_d), i_d fastest; its row is the product of the slices
+    G_k[:, i_k, :, :], flattened row-major. The cores are merged into two halves once per batch, the
+    slices gathered by token and contracted over the middle rank.
+
+    Args:
+        row_modes: sizes that multiply to at least ``num_embeddings``.
+        col_modes: sizes that multiply to the embedding width; as many as ``row_modes``.
+        ranks: limit for all inner ranks, or all d + 1.
+        num_embeddings: words; None for the product of ``row_modes``. Ids at or above it raise.
+        padding_idx: kept for the record; the row is not forced to zero.
+        std: standard deviation of the random start; 1 as in QTC's code (a LayerNorm follows).
+
+    Source: QTC's released code; spec sheet QTC, 2.3; Khrulkov et al. 2019.
+
+    >>> table = TTMEmbedding((16, 20, 10, 10), (4, 4, 8, 6), ranks=20, num_embeddings=30522)
+    >>> sum(core.numel() for core in table.cores), table(torch.tensor([[0, 30521]])).shape
+    (66480, torch.Size([1, 2, 768]))
+    """
+
+    def __init__(
+        self,
+        row_modes: Sequence[int],
+        col_modes: Sequence[int],
+        ranks: Ranks,
+        num_embeddings: int | None = None,
+        padding_idx: int | None = None,
+        std: float = 1.0,
+    ) -> None:
+        super().__init__()
+        self.row_modes, self.col_modes = tuple(row_modes), tuple(col_modes)
+        self.num_embeddings = num_embeddings or prod(row_modes)
+        self.embedding_dim, self.padding_idx = prod(col_modes), padding_idx
+        check_table_modes(self.num_embeddings, self.embedding_dim, self.row_modes, self.col_modes)
+        joint = [v * e for v, e in zip(row_modes, col_modes, strict=True)]
+        self.ranks = tt_ranks(joint, ranks)
+        rims = zip(self.ranks[:-1], self.row_modes, self.col_modes, self.ranks[1:], strict=True)
+        self._new_cores(list(rims), std)
+
+    @classmethod
+    def from_embedding(
+        cls,
+        table: nn.Embedding,
+        row_modes: Sequence[int],
+        col_modes: Sequence[int],
+        ranks: Ranks,
+        counts: Sequence[int] | None = None,
+    ) -> "TTMEmbedding":
+        """Return the embedding nearest to a dense one, by TTM-SVD with balanced norms.
+
+        Args:
+            counts: how often each word occurs; None treats all rows alike. With counts, words that
+                never occur are left out of the SVD and ``fit_rows`` follows.
+
+        Raises:
+            ValueError: the modes or the counts do not fit the table, or it has a NaN.
+        """
+        weight = table.weight.detach()
+        check_table_modes(*weight.shape, tuple(row_modes), tuple(col_modes))
+        layer = cls(row_modes, col_modes, ranks, table.num_embeddings, table.padding_idx)
+        layer, often = layer.to(weight), None
+        if counts is not None:
+            if len(counts) != len(weight) or sum(counts) <= 0:
+                raise ValueError(
+                    f"counts need one entry for each of the {len(weight)} rows and one above "
+                    f"0, got {len(counts)} entries that sum to {sum(counts)}"
+                )
+            often = torch.tensor(counts, device=weight.device)
+            weight = weight * (often > 0)[:, None]
+        cores, _ = ttm_svd(weight, row_modes, col_modes, layer.ranks)
+        layer.set_cores(balance_norms(cores))
+        return layer if often is None else layer.fit_rows(weight, often)
+
+    def fit_rows(
+        self,
+        table: Float[Tensor, "rows width"],
+        counts: Int[Tensor, "rows"],
+        steps: int = 300,
+        lr: float = 3e-3,
+    ) -> "TTMEmbedding":
+        """Fit the cores to the rows that occur, weighted by the square root of their counts.
+
+        Least squares by Adam with a linearly falling rate. A pre-trained table is close to random
+        for an SVD over all words: MiniLM's, at 220 thousand numbers, keeps a relative error of 0.96
+        on the words of ATIS; fitted to those 864 words it is 0.2, weighted by frequency. What the
+        counts leave out is not represented.
+        """
+        ids = counts.nonzero().flatten()
+        weight = counts[ids].to(table.dtype).sqrt()
+        weight, target = (weight / weight.mean())[:, None], table[ids]
+        optimizer = torch.optim.Adam(self.parameters(), lr=lr)
+        fall = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, total_iters=steps)
+        with torch.enable_grad():
+            for _ in range(steps):
+                optimizer.zero_grad()
+                (weight * (self(ids) - target).square()).mean().backward()
+                optimizer.step()
+                fall.step()
+        self.zero_grad()
+        return self
+
+    def forward(self, ids: Int[Tensor, "..."]) -> Float[Tensor, "... width"]:
+        if ids.numel() and not 0 <= int(ids.min()) <= int(ids.max()) < self.num_embeddings:
+            raise IndexError(
+                f"token ids run from {int(ids.min())} to {int(ids.max())}, but the table has "
+                f"rows 0 to {self.num_embeddings - 1}"
+            )
+        cores, half = self.cores, (self.order + 1) // 2
+        left, right = _merge(cores[:half]), _merge(cores[half:])  # (r, rows, cols, r')
+        flat = ids.reshape(-1)
+        if right is None:
+            return left[0, flat, :, 0].reshape(*ids.shape, -1)
+        a = left[0].index_select(0, flat.div(right.shape[1], rounding_mode="floor"))
+        b = right[..., 0].transpose(0, 1).index_select(0, flat % right.shape[1])
+        return (a @ b).reshape(*ids.shape, -1)  # (t, e1.., r) (t, r, ..ed) -> (t, width)
+
+    @torch.no_grad()
+    def dense(self) -> nn.Embedding:
+        """Return the ordinary table, without the padded rows."""
+        weight = ttm_dense(self.cores)[: self.num_embeddings]
+        return nn.Embedding.from_pretrained(weight, freeze=False, padding_idx=self.padding_idx)
+
+    def config(self) -> dict:
+        """Return the arguments that rebuild this embedding."""
+        return {
+            "row_modes": list(self.row_modes),
+            "col_modes": list(self.col_modes),
+            "ranks": list(self.ranks),
+            "num_embeddings": self.num_embeddings,
+            "padding_idx": self.padding_idx,
+        }
+
+    def extra_repr(self) -> str:
+        return f"row_modes={self.row_modes}, col_modes={self.col_modes}, ranks={self.ranks}"
+
+
+def _merge(cores: Sequence[Float[Tensor, "_ _ _ _"]]) -> Float[Tensor, "_ _ _ _"] | None:
+    """Contract neighboring TTM cores into one (rank, rows, columns, rank)."""
+    if not cores:
+        return None
+    merged = cores[0]
+    for core in cores[1:]:
+        both = torch.einsum("rves,swft->rvweft", merged, core)
+        r, v, w, e, f, t = both.shape
+        merged = both.reshape(r, v * w, e * f, t)
+    return merged
