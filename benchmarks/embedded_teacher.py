@@ -71,7 +71,7 @@ def made_up(rng):
     return word + rng.choice(["", "", "n", "s", "r", "l", "sh", "ck"])
 
 
-def vary(row, values, rng, swap=0.4, invent=0.25, blur=0.06):
+def vary(row, values, rng, swap=0.4, invent=0.25, blur=0.15):
     """One sentence with other values: swapped within training, made up, plain words blurred."""
     tokens, tags = [], []
     for a, b, slot in spans(row["slots"]):
@@ -97,7 +97,7 @@ def augment(train, copies, seed):
     return concatenate_datasets([train, train.from_list(varied)])
 
 
-def train(dd, epochs, seed, copies=19):
+def train(dd, epochs, seed, copies=14):
     """(model, tokenizer), the last epoch's."""
     set_seed(seed)
     intents, slots = tqlearn.data.labels(dd)

@@ -112,7 +112,8 @@ def _fill(chance, frame):
             tokens[-1] = "an"
         tokens += value
         tags += [f"B-{slot}"] + [f"I-{slot}"] * (len(value) - 1)
-    return tokens, tags
+    end = -1 if tokens[-1] == "please" in tokens[:-1] else None  # once is polite enough
+    return tokens[:end], tags[:end]
 
 
 def _unused(chance, slot, used):

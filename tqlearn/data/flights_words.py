@@ -90,7 +90,7 @@ SEAT = (
 )
 PERIOD = (
     _split("morning, afternoon, evening, night, early morning, late evening, late afternoon"),
-    _split("noon, early afternoon, late night, midday"),
+    _split("mid morning, early afternoon, late night, early hours"),
 )
 NUMBER = _split("one, two, three, four, five, six, seven, eight, nine, ten")
 WEEKDAY = _split("monday, tuesday, wednesday, thursday, friday, saturday, sunday")

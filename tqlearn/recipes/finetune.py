@@ -4,8 +4,9 @@
         --output_dir runs/atis_teacher --num_train_epochs 16 --learning_rate 2e-4
 
 Every ``TrainingArguments`` option works; ``accelerate launch -m tqlearn.recipes.finetune`` runs the
-same on several processes. ``--resume_from_checkpoint last`` goes on where a killed run stopped.
-The output folder gets the model with the best validation score, the tokenizer, and
+same on several processes (on CPUs: ``ACCELERATE_USE_CPU=true accelerate launch --multi_gpu
+--num_processes 2 -m ... --use_cpu``). ``--resume_from_checkpoint last`` goes on where a killed run
+stopped. The output folder gets the model with the best validation score, the tokenizer, and
 ``metrics.json`` with test figures (validation figures where a data set has no test split).
 """
 
@@ -35,6 +36,7 @@ DEFAULTS = {
     "per_device_eval_batch_size": 64,
     "label_names": ["intent_labels", "slot_labels"],
     "dataloader_pin_memory": False,
+    "ddp_find_unused_parameters": False,
     "report_to": "none",
 }
 
