@@ -2,9 +2,9 @@
 
     TQLEARN_DATA=... python benchmarks/qtc_atis.py --work runs/qtc_atis
 
-Sizes are those of the written files; the teacher's is its FP32 file. With --teacher the script takes
-a folder that ``python -m tqlearn.recipes.finetune`` made, otherwise it makes one. About two hours on
-one core; a killed run goes on when the command is given again.
+Sizes are those of the written files; the teacher's is its FP32 file. With --teacher the script
+takes a folder that ``python -m tqlearn.recipes.finetune`` made, otherwise it makes one. About two
+hours on one core; a killed run goes on when the command is given again.
 """
 
 import json

@@ -68,6 +68,7 @@ def write_metrics(
         "best_validation": state.best_metric,
         "steps": state.global_step,
         "epochs": state.epoch,
+        "processes": training.world_size,
         "metrics": metrics,
         **extra,
     }

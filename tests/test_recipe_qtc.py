@@ -1,0 +1,103 @@
+"""The QTC recipe as a command: its plan to the unit, a kill and a resume, two processes."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import tqlearn as tq
+from tqlearn.hf import BertForJointIntentSlot, joint_config
+from tqlearn.recipes import qtc
+
+RUN = [sys.executable, "-m", "tqlearn.recipes.qtc"]
+OPTIONS = [
+    *("--max_steps", "24", "--save_strategy", "steps", "--save_steps", "6"),
+    *("--eval_strategy", "no", "--load_best_model_at_end", "False"),
+    *("--logging_strategy", "steps", "--logging_steps", "1"),
+    *("--per_device_train_batch_size", "16", "--disable_tqdm", "True", "--use_cpu", "True"),
+]
+
+
+def labels(n):
+    return [*(f"l{i}" for i in range(n - 1)), "UNK"]
+
+
+def test_configuration_t_to_the_unit():
+    """Dense 16,479,119; the plan's cores, the last table rank clipped from 30 to 24 (spec 2.1)."""
+    with torch.device("meta"):
+        dense = BertForJointIntentSlot(joint_config(labels(22), labels(121)))
+    assert sum(p.numel() for p in dense.parameters()) == 16_479_119
+    shown = tq.preview(dense, qtc.plan(768, qtc.QTCArguments(bits=32)))
+    whole = 16_479_119 - shown.before + shown.after
+    table = [row["after"] for row in shown.rows if "word" in row["name"]]
+    unclipped = tq.shapes.ttm_parameters((8, 5, 5, 4, 8), (4, 4, 4, 4, 3), (1, 30, 30, 30, 30, 1))
+    assert unclipped == 52_080 and whole - table[0] + unclipped == 748_415
+
+
+def test_plan_options():
+    with pytest.raises(ValueError, match=r"shapes for widths \[128, 384, 768\], not 100"):
+        qtc.plan(100, qtc.QTCArguments())
+    plan = qtc.plan(384, qtc.QTCArguments(bits=8, rest_bits=8, rank=20, embedding_rank=10))
+    assert plan["*.attention.*"][0].rank == (1, 16, 20, 16, 1)
+    assert plan["*.word_embeddings"] == [tq.TTM(10, (16, 20, 10, 10), (4, 4, 4, 6)), tq.LSQ(8)]
+    assert plan["*_classifier"] == [tq.LSQ(8)]
+    assert qtc.plan(384, qtc.QTCArguments(bits=32))["*.attention.*"][1:] == []
+
+
+def environment():
+    return os.environ | {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
+
+
+def history(folder):
+    newest = max(folder.glob("checkpoint-*"), key=lambda p: int(p.name.split("-")[1]))
+    state = json.loads((newest / "trainer_state.json").read_text())
+    return {e["step"]: e["loss"] for e in state["log_history"] if "loss" in e}
+
+
+def test_a_killed_training_resumes_to_the_same_loss(tmp_path):
+    """SIGKILL in the middle, then the same command: same losses, same weights, to 1e-6."""
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    reference = subprocess.Popen([*RUN, *OPTIONS, "--output_dir", str(whole)], env=environment())
+    command = [*RUN, *OPTIONS, "--output_dir", str(killed), "--resume_from_checkpoint", "last"]
+    first = subprocess.Popen(command, env=environment())
+    deadline = time.time() + 300
+    while not (killed / "checkpoint-6" / "trainer_state.json").exists():
+        assert time.time() < deadline and first.poll() is None, "no checkpoint was written"
+        time.sleep(0.05)
+    first.send_signal(signal.SIGKILL)
+    assert first.wait() == -signal.SIGKILL
+    assert not (killed / "metrics.json").exists()
+    assert subprocess.run(command, env=environment()).returncode == 0
+    assert reference.wait(300) == 0
+    one, two = history(whole), history(killed)
+    assert one.keys() == two.keys() == set(range(1, 25))
+    assert max(abs(one[step] - two[step]) for step in one) < 1e-6
+    a, b = (load_file(folder / "model.safetensors") for folder in (whole, killed))
+    assert all(torch.allclose(a[k].float(), b[k].float(), atol=1e-6) for k in a)
+    record = json.loads((killed / "metrics.json").read_text())
+    assert record["steps"] == 24 and record["ratio"]["file"] > 8
+    again, _ = tq.teachers.load(str(killed))
+    assert isinstance(again.bert.embeddings.word_embeddings, tq.TTMEmbedding)
+
+
+def test_two_processes_under_accelerate(tmp_path):
+    """The same command under ``accelerate launch``, two CPU processes, half the batch each."""
+    launch = [str(Path(sys.executable).parent / "accelerate"), "launch", "--multi_gpu"]
+    launch += ["--num_processes", "2", "--num_machines", "1", "--mixed_precision", "no"]
+    launch += ["--dynamo_backend", "no", "--main_process_port", "0", "-m", "tqlearn.recipes.qtc"]
+    done = subprocess.run(
+        [*launch, *OPTIONS, "--output_dir", str(tmp_path), "--max_steps", "8"],
+        env=environment() | {"ACCELERATE_USE_CPU": "true"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    record = json.loads((tmp_path / "metrics.json").read_text())
+    assert record["steps"] == 8 and record["processes"] == 2
