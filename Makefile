@@ -32,11 +32,11 @@ env: $(STAMP)
 
 $(STAMP): requirements.lock pyproject.toml
 	@command -v $(PYTHON) >/dev/null || { \
-	  echo "$(PYTHON) was not found. Install Python 3.11 or newer, or name one: make PYTHON=/path/to/python3"; \
+	  echo "$(PYTHON) was not found. Install Python 3.11 or newer, or name one: make lab PYTHON=/path/to/python3"; \
 	  exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 	  echo "tqlearn needs Python 3.11 or newer, and $(PYTHON) is `$(PYTHON) -V 2>&1`."; \
-	  echo "Name a newer one: make PYTHON=python3.12"; exit 1; }
+	  echo "Name a newer one: make lab PYTHON=python3.12"; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
 	  echo "This Python cannot create environments: its venv module is missing."; \
 	  echo "On Debian and Ubuntu: apt install python3-venv"; exit 1; }
