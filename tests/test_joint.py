@@ -76,6 +76,8 @@ def test_config_refuses():
         BertForJointIntentSlot(BertConfig(num_hidden_layers=1))
     with pytest.raises(ValueError, match="need >= 2 intents and slots, got 1 and 2"):
         joint_config(["a"], ["O", "b"])
+    with pytest.raises(ValueError, match="pooling must be one of .* got 'max'"):
+        joint_config(["a", "b"], ["O", "b"], pooling="max")
 
 
 def test_encode(dd, tokenizer):
@@ -167,6 +169,17 @@ def test_padding_changes_nothing(dd, tokenizer, model):
     alone = model(ids["input_ids"], ids["attention_mask"])
     torch.testing.assert_close(alone.intent_logits[0], together.intent_logits[1])
     torch.testing.assert_close(alone.slot_logits[0], together.slot_logits[1, :2])
+
+
+def test_mean_pooling_ignores_padding(dd, tokenizer):
+    model = tiny(dd, tokenizer, pooling="mean").eval()
+    batch = batch_of(dd, tokenizer)
+    output = model(**batch, output_hidden_states=True)
+    pooled = output.hidden_states[-1][1, :2].mean(0)  # "[CLS] hi", then three paddings
+    intent = model.intent_classifier(torch.tanh(model.intent_dense(pooled)))
+    torch.testing.assert_close(output.intent_logits[1], intent)
+    alone = model(batch["input_ids"][1:2, :2])  # no mask: nothing is padding
+    torch.testing.assert_close(alone.intent_logits[0], intent)
 
 
 def test_attentions_need_eager(dd, tokenizer, model):

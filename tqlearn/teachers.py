@@ -15,7 +15,7 @@ from huggingface_hub import get_hf_file_metadata, hf_hub_url, snapshot_download
 from huggingface_hub.errors import LocalEntryNotFoundError
 from transformers import AutoTokenizer, BertConfig, BertModel
 
-from .hf.joint import BertForJointIntentSlot
+from .hf.joint import BertForJointIntentSlot, joint_settings
 
 MINILM = "sentence-transformers/all-MiniLM-L6-v2"
 MINILM_REVISION = "c9745ed1d9f207416be6d2e6f8de32d1f16199bf"
@@ -61,7 +61,7 @@ def load(name, path=None):
     return model.eval(), AutoTokenizer.from_pretrained(folder)
 
 
-def joint_from_encoder(encoder, tokenizer, intents, slots, label_smoothing=0.1):
+def joint_from_encoder(encoder, tokenizer, intents, slots, label_smoothing=0.1, pooling="first"):
     """A ``BertForJointIntentSlot`` around a pre-trained ``BertModel``; the heads start random.
 
     The encoder's weights are copied, its pooler (if any) is left out.
@@ -77,9 +77,7 @@ def joint_from_encoder(encoder, tokenizer, intents, slots, label_smoothing=0.1):
             f"the tokenizer has {len(tokenizer)} ids, the encoder {encoder.config.vocab_size} "
             "rows; load both from the same place"
         )
-    config = deepcopy(encoder.config)
-    config.intent_labels, config.slot_labels = list(intents), list(slots)
-    config.label_smoothing = label_smoothing
+    config = joint_settings(deepcopy(encoder.config), intents, slots, label_smoothing, pooling)
     model = BertForJointIntentSlot(config)
     weights = {k: v for k, v in encoder.state_dict().items() if not k.startswith("pooler.")}
     model.bert.load_state_dict(weights)

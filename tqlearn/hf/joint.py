@@ -8,8 +8,10 @@ from torch.nn import functional as F
 from transformers import BertConfig, BertModel, BertPreTrainedModel
 from transformers.utils import ModelOutput
 
+POOLINGS = ("first", "mean")
 
-def joint_config(intents, slots, label_smoothing=0.1, **bert):
+
+def joint_config(intents, slots, label_smoothing=0.1, pooling="first", **bert):
     """A ``BertConfig`` that also carries ``intent_labels``, ``slot_labels``, ``label_smoothing``.
 
     Without further arguments it is the dense ATIS model of the QTC paper's lineage: 800 words,
@@ -18,14 +20,23 @@ def joint_config(intents, slots, label_smoothing=0.1, **bert):
     Args:
         intents, slots: label lists, as ``tqlearn.data.labels`` gives them.
         label_smoothing: weight spread over all classes, in both losses, 0 to 1.
+        pooling: what the intent head reads: the "first" position, or the "mean" of all that are
+            not padding (for encoders that were trained to be averaged, as MiniLM was).
         **bert: any ``BertConfig`` argument.
     """
-    if len(intents) < 2 or len(slots) < 2:
-        raise ValueError(f"need >= 2 intents and slots, got {len(intents)} and {len(slots)}")
     dense = {"vocab_size": 800, "num_hidden_layers": 2, "layer_norm_eps": 1e-12}
     config = BertConfig(**(dense | bert))
+    return joint_settings(config, intents, slots, label_smoothing, pooling)
+
+
+def joint_settings(config, intents, slots, label_smoothing=0.1, pooling="first"):
+    """Write what a joint model needs into an existing ``BertConfig``, and return it."""
+    if len(intents) < 2 or len(slots) < 2:
+        raise ValueError(f"need >= 2 intents and slots, got {len(intents)} and {len(slots)}")
+    if pooling not in POOLINGS:
+        raise ValueError(f"pooling must be one of {POOLINGS}, got {pooling!r}")
     config.intent_labels, config.slot_labels = list(intents), list(slots)
-    config.label_smoothing = label_smoothing
+    config.label_smoothing, config.pooling = label_smoothing, pooling
     return config
 
 
@@ -41,7 +52,7 @@ class JointOutput(ModelOutput):
 
 
 class BertForJointIntentSlot(BertPreTrainedModel):
-    """BERT with an intent head on the first position and a slot head on every position.
+    """BERT with an intent head on the first position (or the mean) and a slot head on every one.
 
     Intent: Linear(H, H), tanh, dropout, Linear(H, intents). Slots: Linear(H, H), GELU, LayerNorm,
     Linear(H, slots). Loss: cross-entropy(intent) + cross-entropy(slots, -100 ignored), both with
@@ -94,7 +105,10 @@ class BertForJointIntentSlot(BertPreTrainedModel):
             return_dict=True,
         )
         hidden = encoded.last_hidden_state  # (batch, tokens, H)
-        intent = self.intent_dropout(torch.tanh(self.intent_dense(hidden[:, 0])))
+        pooled = hidden[:, 0]
+        if getattr(self.config, "pooling", "first") == "mean":
+            pooled = masked_mean(hidden, attention_mask)
+        intent = self.intent_dropout(torch.tanh(self.intent_dense(pooled)))
         intent_logits = self.intent_classifier(intent)
         slot_logits = self.slot_classifier(self.slot_norm(F.gelu(self.slot_dense(hidden))))
         loss = None
@@ -112,6 +126,14 @@ class BertForJointIntentSlot(BertPreTrainedModel):
             slot_logits.flatten(0, 1), slots.flatten(), ignore_index=-100, label_smoothing=smoothing
         )
         return intent + slot
+
+
+def masked_mean(hidden, attention_mask=None):
+    """(batch, tokens, H) -> (batch, H): the mean over the tokens whose mask is 1."""
+    if attention_mask is None:
+        return hidden.mean(1)
+    weight = attention_mask[..., None].to(hidden.dtype)
+    return (hidden * weight).sum(1) / weight.sum(1)
 
 
 def encode_joint(dd, tokenizer, intents, slots, max_length=128):

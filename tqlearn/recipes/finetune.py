@@ -54,6 +54,7 @@ class FinetuneArguments:
     )
     max_length: int = field(default=64, metadata={"help": "longest sentence, in pieces"})
     label_smoothing: float = field(default=0.1, metadata={"help": "of both losses, 0 to 1"})
+    pooling: str = field(default="first", metadata={"help": "intent reads: first or mean"})
     hidden_size: int = field(default=768, metadata={"help": "scratch: width; FFN is 4 times it"})
     num_layers: int = field(default=2, metadata={"help": "scratch: encoder layers"})
 
@@ -66,6 +67,7 @@ def build(arguments, dd, intents, slots):
             intents,
             slots,
             arguments.label_smoothing,
+            arguments.pooling,
             hidden_size=arguments.hidden_size,
             intermediate_size=4 * arguments.hidden_size,
             num_hidden_layers=arguments.num_layers,
@@ -74,9 +76,8 @@ def build(arguments, dd, intents, slots):
         return BertForJointIntentSlot(config), tokenizer
     encoder, tokenizer = teachers.load(arguments.teacher)
     encoder = getattr(encoder, "bert", encoder)  # a joint model brings its encoder
-    model = teachers.joint_from_encoder(encoder, tokenizer, intents, slots)
-    model.config.label_smoothing = arguments.label_smoothing
-    return model, tokenizer
+    labels = intents, slots, arguments.label_smoothing, arguments.pooling
+    return teachers.joint_from_encoder(encoder, tokenizer, *labels), tokenizer
 
 
 def finetune(arguments, training):
