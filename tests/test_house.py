@@ -2,6 +2,8 @@
 
 import ast
 import fnmatch
+import importlib.util
+import json
 import re
 import subprocess
 import sys
@@ -195,6 +197,31 @@ def test_readme_tables_are_those_of_the_results():
     script = [sys.executable, str(ROOT / "benchmarks" / "readme_tables.py"), "--check"]
     run = subprocess.run(script, capture_output=True, text=True)
     assert run.returncode == 0, run.stdout + run.stderr
+
+
+def test_readme_tables_say_what_the_json_says(tmp_path):
+    spec = importlib.util.spec_from_file_location("tables", ROOT / "benchmarks/readme_tables.py")
+    tables = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(tables)
+    rows = [
+        {"model": "dense", "role": "baseline", "bytes": {"file": 91_000_000}, "note": "a | b"},
+        {
+            "model": "tt",
+            "role": "student",
+            "metrics": {"slot_f1": 93.456},
+            "ratio": {"file": 63.04},
+        },
+    ]
+    head = {"name": "atis", "command": "python x.py", "seed": 0, "date": "2026-01-02T03:04"}
+    (tmp_path / "atis.json").write_text(json.dumps({**head, "rows": rows}))
+    text = tables.readme(f"before {tables.BEGIN} old {tables.END} after", tmp_path)
+    assert text.startswith("before ") and text.endswith(" after") and " old " not in text
+    assert "| model | role | file | slot f1 | smaller (file) | note |" in text
+    assert "| dense | baseline | 91.00 MB |  |  | a \\| b |" in text
+    assert "| tt | student |  | 93.46 | 63.0x |  |" in text
+    assert "2026-01-02\n" in text and tables.readme(text, tmp_path) == text
+    with pytest.raises(ValueError, match="once each"):
+        tables.readme("no markers", tmp_path)
 
 
 def test_readme_quick_start(tmp_path):
