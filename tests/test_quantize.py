@@ -93,6 +93,15 @@ def test_start_values():
     assert_close(LSQ(4, init="max").calibrate(x).scale, x.abs().max() / 7, check_dtype=False)
 
 
+def test_least_squares_start_of_a_gaussian():
+    """400,000 samples of N(0, 1) at 4 bits: s = 0.339, error 0.0119; min-max is 3.5 times worse."""
+    x = torch.randn(400_000)
+    best, widest = LSQ(4, init="mse").calibrate(x), LSQ(4, init="max").calibrate(x)
+    errors = [float((q(x) - x).square().mean().detach()) for q in (best, widest)]
+    assert float(best.scale.detach()) == pytest.approx(0.339, abs=0.01)
+    assert errors[0] == pytest.approx(0.0119, abs=3e-4) and errors[1] > 3 * errors[0]
+
+
 def test_gradient_factor_can_be_left_out():
     x = torch.randn(50)
     grads = []
@@ -157,7 +166,7 @@ def test_refusals():
     for bits in (1, 9):
         with pytest.raises(ValueError, match="bits must be an integer from 2 to 8"):
             tq.LSQ(bits=bits)
-    with pytest.raises(ValueError, match="init is 'lsq' or 'max'"):
+    with pytest.raises(ValueError, match="init is 'lsq', 'max' or 'mse'"):
         LSQ(4, init="min")
     with pytest.raises(ValueError, match="finite values to start from"):
         LSQ(4).calibrate(torch.tensor([1.0, float("nan")]))

@@ -165,7 +165,7 @@ def smoke_models():
 def smoke_plan(full, bits, init="svd"):
     """Modes 8,8 / 16,16; maximal ranks or half of them."""
     k = 1 if full else 2
-    quantizer = [tq.LSQ(bits=bits)] if bits else []
+    quantizer = [tq.LSQ(bits=bits, init="mse")] if bits else []
     attention = tq.TT((1, 8 // k, 64 // k, 8 // k, 1), (8, 8), (8, 8), init=init)
     down = tq.TT((1, 8 // k, 64 // k, 16 // k, 1), (8, 8), (16, 16), init=init)
     up = tq.TT((1, 16 // k, 64 // k, 8 // k, 1), (16, 16), (8, 8), init=init)

@@ -97,7 +97,8 @@ class LSQ(nn.Module):
         bits: 2 to 8. Four signed bits are the integers -8 to 7.
         signed: False for inputs that are never negative, such as those after ReLU.
         init: how ``calibrate`` finds the start value. "lsq": 2 mean|x| / sqrt(qmax); "max":
-            max|x| / qmax, which clips nothing.
+            max|x| / qmax, which clips nothing; "mse": the one of 80 fractions of that with the
+            least squared error, which is the best start at 4 bits and below.
         grad_factor: multiply the scale's gradient by 1 / sqrt(elements * qmax), as LSQ does, so
             that it moves about as fast as the weights do. False gives the plain sum, as QTC's code
             does.
@@ -118,8 +119,8 @@ class LSQ(nn.Module):
     ) -> None:
         super().__init__()
         self.qmin, self.qmax = integer_range(bits, signed)
-        if init not in ("lsq", "max"):
-            raise ValueError(f"init is 'lsq' or 'max', got {init!r}")
+        if init not in ("lsq", "max", "mse"):
+            raise ValueError(f"init is 'lsq', 'max' or 'mse', got {init!r}")
         self.bits, self.signed, self.init, self.grad_factor = bits, signed, init, grad_factor
         self.scale = nn.Parameter(torch.tensor(float("nan")))
 
@@ -138,8 +139,15 @@ class LSQ(nn.Module):
         size = x.abs().max() / self.qmax
         if self.init == "lsq":
             size = 2 * x.abs().mean() / sqrt(self.qmax)
+        elif self.init == "mse":
+            grid = (size * torch.arange(1, 81, device=x.device) / 80).clamp_min(MIN_SCALE)
+            size = grid[torch.stack([self._error(x, s) for s in grid]).argmin()]
         self.scale.fill_(size.clamp_min(MIN_SCALE))
         return self
+
+    def _error(self, x: Tensor, scale: Tensor) -> Tensor:
+        q = (x / scale).round_().clamp_(self.qmin, self.qmax)
+        return (q.mul_(scale) - x).square_().sum()
 
     def forward(self, x: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
         factor = 1 / sqrt(x.numel() * self.qmax) if self.grad_factor else 1.0

@@ -58,6 +58,7 @@ class QTCArguments:
     teacher: str = field(default="embedded", metadata={"help": "embedded, or a fine-tuned folder"})
     bits: int = field(default=4, metadata={"help": "of every core, 2 to 8; 32 leaves floats"})
     rest_bits: int = field(default=32, metadata={"help": "of positions and heads; 32: floats"})
+    scale_init: str = field(default="lsq", metadata={"help": "start of the scales: lsq, max, mse"})
     rank: int | None = field(default=None, metadata={"help": "middle rank of linear layers"})
     embedding_rank: int | None = field(default=None, metadata={"help": "inner ranks of the table"})
     steps_per_stage: int | None = field(default=None, metadata={"help": "None: half of training"})
@@ -76,8 +77,8 @@ def plan(width, arguments, init="svd", counts=None):
             ((*r[: len(r) // 2], arguments.rank, *r[len(r) // 2 + 1 :]), o, i) for r, o, i in linear
         ]
     ranks = arguments.embedding_rank or ranks
-    core = [LSQ(arguments.bits)] if arguments.bits < 32 else []
-    rest = [LSQ(arguments.rest_bits)] if arguments.rest_bits < 32 else []
+    core = [LSQ(arguments.bits, arguments.scale_init)] if arguments.bits < 32 else []
+    rest = [LSQ(arguments.rest_bits, arguments.scale_init)] if arguments.rest_bits < 32 else []
     attention, down, up = ([TT(*shape, init=init), *core] for shape in linear)
     return {
         "*.word_embeddings": [TTM(ranks, rows, cols, init=init, counts=counts), *core],
