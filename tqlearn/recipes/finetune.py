@@ -10,35 +10,15 @@ stopped. The output folder gets the model with the best validation score, the to
 ``metrics.json`` with test figures (validation figures where a data set has no test split).
 """
 
-import json
-import sys
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from transformers import HfArgumentParser, Trainer, TrainingArguments, set_seed
-from transformers.trainer_utils import get_last_checkpoint
 
 from .. import data, teachers
+from ..hf import running
 from ..hf.joint import BertForJointIntentSlot, JointCollator, encode_joint, joint_config
 from ..hf.metrics import evaluate_joint, trainer_metrics
 from ..hf.words import word_tokenizer
-
-DEFAULTS = {
-    "eval_strategy": "epoch",
-    "save_strategy": "epoch",
-    "logging_strategy": "epoch",
-    "save_total_limit": 2,
-    "load_best_model_at_end": True,
-    "metric_for_best_model": "score",  # mean of intent accuracy and span F1
-    "greater_is_better": True,
-    "train_sampling_strategy": "group_by_length",  # less padding, so less time
-    "per_device_train_batch_size": 32,
-    "per_device_eval_batch_size": 64,
-    "label_names": ["intent_labels", "slot_labels"],
-    "dataloader_pin_memory": False,
-    "ddp_find_unused_parameters": False,
-    "report_to": "none",
-}
 
 
 @dataclass
@@ -96,43 +76,19 @@ def finetune(arguments, training):
         compute_metrics=trainer_metrics(intents, slots),
         processing_class=tokenizer,
     )
-    trainer.train(resume_from_checkpoint=_checkpoint(training))
+    trainer.train(resume_from_checkpoint=running.newest_checkpoint(training))
     trainer.save_model()
     split = "test" if "test" in dd else "validation"
     metrics = evaluate_joint(trainer.model, tokenizer, dd[split], max_length=arguments.max_length)
     if trainer.is_world_process_zero():
-        _write(training, arguments, split, metrics, trainer.state)
+        running.write_metrics("finetune", training, arguments.data, split, metrics, trainer.state)
     return metrics
-
-
-def _checkpoint(training):
-    """``last``: the newest checkpoint in output_dir, None if there is none; a path stays a path."""
-    wanted = training.resume_from_checkpoint
-    if wanted in ("last", "true", "True", True):
-        folder = Path(training.output_dir)
-        return get_last_checkpoint(folder) if folder.is_dir() else None
-    return wanted
-
-
-def _write(training, arguments, split, metrics, state):
-    record = {
-        "command": " ".join(["python -m tqlearn.recipes.finetune", *sys.argv[1:]]),
-        "seed": training.seed,
-        "data": arguments.data,
-        "split": split,
-        "best_validation": state.best_metric,
-        "epochs": state.epoch,
-        "metrics": metrics,
-    }
-    file = Path(training.output_dir) / "metrics.json"
-    file.write_text(json.dumps(record, indent=2) + "\n")
-    print(f"{split}: " + ", ".join(f"{k} {v:.2f}" for k, v in metrics.items()) + f" -> {file}")
 
 
 def main(argv=None):
     """Command line: FinetuneArguments and TrainingArguments."""
     parser = HfArgumentParser((FinetuneArguments, TrainingArguments))
-    parser.set_defaults(**DEFAULTS)
+    parser.set_defaults(**running.DEFAULTS)
     return finetune(*parser.parse_args_into_dataclasses(argv))
 
 
