@@ -1,8 +1,10 @@
 """transformers models: compressed by a two-line plan, saved, and reloaded in a new process."""
 
 import json
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -142,27 +144,20 @@ def test_a_layout_for_another_model_is_refused(tmp_path):
 
 
 def test_a_quantizer_of_ones_own(tmp_path):
-    """README's example: any nn.Module with config() on any weight, saved and reloaded."""
-
-    @tq.register
-    class PowerOfTwo(torch.nn.Module):
-        def forward(self, x):
-            near = torch.exp2(torch.log2(x.abs().clamp_min(1e-6)).round()) * x.sign()
-            return x + (near - x).detach()
-
-        def config(self):
-            return {}
-
-    def power_of_two(layer):
-        torch.nn.utils.parametrize.register_parametrization(layer, "weight", PowerOfTwo())
-        return layer
-
+    """README's second example as it stands there: compressed, trained, saved and reloaded."""
+    readme = (Path(__file__).parents[1] / "README.md").read_text()
+    _, code = re.findall(r"```python\n(.*?)```", readme, re.S)
     cls, config, _ = FAMILIES["bert"]
-    student = tq.compress(cls(config).eval(), {"*.query": [power_of_two]})
+    names = {"tq": tq, "torch": torch, "model": cls(config).eval()}
+    exec(code, names)
+    student = names["student"]
     weight = student.bert.encoder.layer[0].attention.self.query.weight
     assert torch.equal(weight.abs().log2().round(), weight.abs().log2())
-    student.save_pretrained(tmp_path)
     inputs = inputs_of("bert")
+    student(**inputs, labels=torch.tensor([0, 1])).loss.backward()
+    chain = student.bert.encoder.layer[0].attention.self.query.parametrizations.weight
+    assert chain.original.grad.abs().sum() > 0
+    student.save_pretrained(tmp_path)
     again = AutoModelForSequenceClassification.from_pretrained(tmp_path)
     assert torch.equal(again(**inputs).logits, student(**inputs).logits)
-    student(**inputs, labels=torch.tensor([0, 1])).loss.backward()
+    assert tq.report(student).parameters == sum(p.numel() for p in names["model"].parameters())

@@ -108,6 +108,8 @@ def test_the_teacher_learns_nothing(tmp_path):
     trainer_for(tmp_path, student, teacher, LayerByLayer(3), learning_rate=1e-2).train()
     assert all(torch.equal(v, before[k]) for k, v in teacher.state_dict().items())
     assert not teacher.training
+    kinds = {model.config._attn_implementation for model in (teacher, student)}
+    assert kinds == {"sdpa"}  # eager in training only
 
 
 def test_forgotten_calibration_and_wrong_depth(tmp_path):

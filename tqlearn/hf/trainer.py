@@ -62,7 +62,33 @@ class LayerByLayer(TrainerCallback):
                     group["lr"] *= self.final_learning_rate / args.learning_rate
 
 
-class DistillTrainer(Trainer):
+class ScaleTrainer(Trainer):
+    """A Trainer for quantization-aware training: scales learn at a rate of their own.
+
+    Args:
+        scale_learning_rate: for quantizer scales, which get no weight decay. At 8 bits a scale moves
+            by several percent in one step of the cores' 1e-3 and training collapses (spec sheet
+            QTC, section 7), so theirs is small.
+
+    Raises:
+        ValueError: a quantizer has no scale yet.
+    """
+
+    def __init__(self, *args, scale_learning_rate: float = 1e-5, **kwargs) -> None:
+        super().__init__(*args, **kwargs)
+        require_calibrated(self.model)
+        self.scale_learning_rate = scale_learning_rate
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        """Make the optimizer with a group of its own for the scales."""
+        if self.optimizer is None:
+            self.optimizer = optimizer_with_scales(
+                self.model if model is None else model, self, self.scale_learning_rate
+            )
+        return self.optimizer
+
+
+class DistillTrainer(ScaleTrainer):
     """A Trainer whose loss compares the student with a teacher.
 
     Args:
@@ -82,26 +108,26 @@ class DistillTrainer(Trainer):
         *args,
         teacher: nn.Module,
         losses: Losses,
-        scale_learning_rate: float = 1e-5,
         **kwargs,
     ) -> None:
         super().__init__(*args, **kwargs)
-        require_calibrated(self.model)
         self.teacher = frozen(teacher).to(self.args.device)
-        for model in (self.teacher, self.model):
-            model.set_attn_implementation("eager")  # the other kinds return no attention maps
-        self.losses, self.scale_learning_rate = losses, scale_learning_rate
+        self.losses = losses
         self.loss_is_scaled_for_ga = False
         self._terms: dict[str, Tensor] = {}
         self._terms_count = 0
 
-    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
-        """Make the optimizer with a group of its own for the scales."""
-        if self.optimizer is None:
-            self.optimizer = optimizer_with_scales(
-                self.model if model is None else model, self, self.scale_learning_rate
-            )
-        return self.optimizer
+    def train(self, *args, **kwargs):
+        """Train with eager attention, the only kind that returns maps; put the old kind back."""
+        models = (self.teacher, self.model)
+        kinds = [model.config._attn_implementation for model in models]
+        for model in models:
+            model.set_attn_implementation("eager")
+        try:
+            return super().train(*args, **kwargs)
+        finally:
+            for model, kind in zip(models, kinds, strict=True):
+                model.set_attn_implementation(kind)
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """Return the sum of the losses in training, the task's loss in evaluation."""
@@ -124,23 +150,6 @@ class DistillTrainer(Trainer):
             logs |= {n: round(float(t) / self._terms_count, 4) for n, t in self._terms.items()}
             self._terms, self._terms_count = {}, 0
         super().log(logs, *args, **kwargs)
-
-
-class ScaleTrainer(Trainer):
-    """A plain Trainer for quantization-aware training: scales learn at a rate of their own."""
-
-    def __init__(self, *args, scale_learning_rate: float = 1e-5, **kwargs) -> None:
-        super().__init__(*args, **kwargs)
-        require_calibrated(self.model)
-        self.scale_learning_rate = scale_learning_rate
-
-    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
-        """Make the optimizer with a group of its own for the scales."""
-        if self.optimizer is None:
-            self.optimizer = optimizer_with_scales(
-                self.model if model is None else model, self, self.scale_learning_rate
-            )
-        return self.optimizer
 
 
 def optimizer_with_scales(
