@@ -66,9 +66,9 @@ class ScaleTrainer(Trainer):
     """A Trainer for quantization-aware training: scales learn at a rate of their own.
 
     Args:
-        scale_learning_rate: for quantizer scales, which get no weight decay. At 8 bits a scale moves
-            by several percent in one step of the cores' 1e-3 and training collapses (spec sheet
-            QTC, section 7), so theirs is small.
+        scale_learning_rate: for quantizer scales, which get no weight decay. At 8 bits a scale
+            moves by several percent in one step of the cores' 1e-3 and training collapses (spec
+            sheet QTC, section 7), so theirs is small.
 
     Raises:
         ValueError: a quantizer has no scale yet.
@@ -95,10 +95,7 @@ class DistillTrainer(ScaleTrainer):
         teacher: any model that takes the same batches; it is frozen here.
         losses: called as losses(student_output, teacher_output, inputs), both with hidden states
             and attention maps; returns named terms, whose sum is the loss. Each is logged by name.
-        scale_learning_rate: for quantizer scales, which get no weight decay. At 8 bits a scale
-            moves by several percent in one step of the cores' 1e-3 and training collapses (spec
-            sheet QTC, section 7), so theirs is small.
-        **kwargs: whatever ``Trainer`` takes.
+        **kwargs: whatever ``ScaleTrainer`` and ``Trainer`` take.
 
     Evaluation and prediction use the student alone.
     """
