@@ -16,9 +16,7 @@ from torch import Tensor
 EPS = 1e-8  # inside the logarithms of attention probabilities
 
 
-def masked_mean(
-    values: Float[Tensor, "*rows"], mask: Shaped[Tensor, "*rows"]
-) -> Float[Tensor, ""]:
+def masked_mean(values: Float[Tensor, "*rows"], mask: Shaped[Tensor, "*rows"]) -> Float[Tensor, ""]:
     """Average over the tokens whose mask is 1 (or True).
 
     >>> masked_mean(torch.tensor([[1.0, 9.0]]), torch.tensor([[1, 0]])).item()
