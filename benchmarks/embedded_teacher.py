@@ -13,12 +13,13 @@ import hashlib
 import json
 import random
 import tempfile
+from collections import Counter
 from pathlib import Path
 
 import common
 import torch
 from datasets import DatasetDict, concatenate_datasets
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast, Trainer, TrainingArguments, set_seed
 
 import tqlearn.data
@@ -36,16 +37,38 @@ SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
 VOCAB, POSITIONS = 1000, 64
 
 
+def vocabulary(sentences, size=VOCAB):
+    """Special tokens, all characters, then words and pieces of words by frequency.
+
+    Half of the room is for whole words; the rest for beginnings ("lis") and continuations
+    ("##bon") of 2 to 4 characters. Ties are broken by the alphabet, so that the same sentences give
+    the same vocabulary (the trainer of the tokenizers package does not promise that).
+    """
+    splitter = pre_tokenizers.BertPreTokenizer()
+    words, pieces = Counter(), Counter()
+    for sentence in sentences:
+        words.update(word for word, _ in splitter.pre_tokenize_str(" ".join(sentence)))
+    for word, count in words.items():
+        for length in (2, 3, 4):
+            for start in range(len(word) - length + 1):
+                pieces["##" * bool(start) + word[start : start + length]] += count * length
+    letters = sorted(set("".join(words)))
+    fixed = [*SPECIAL, *letters, *("##" + letter for letter in letters)]
+    vocab = list(dict.fromkeys([*fixed, *_most(words)[: (size - len(fixed)) // 2], *_most(pieces)]))
+    return {piece: i for i, piece in enumerate(vocab[:size])}
+
+
+def _most(counts):
+    return sorted(counts, key=lambda key: (-counts[key], key))
+
+
 def wordpieces(sentences):
-    """A WordPiece tokenizer trained on lists of words; rare words are spelled in pieces."""
-    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    """A WordPiece tokenizer over ``vocabulary``; rare words are spelled in pieces."""
+    vocab = vocabulary(sentences)
+    tokenizer = Tokenizer(models.WordPiece(vocab, unk_token="[UNK]"))
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    trainer = trainers.WordPieceTrainer(
-        vocab_size=VOCAB, special_tokens=SPECIAL, show_progress=False, min_frequency=3
-    )
-    tokenizer.train_from_iterator((" ".join(words) for words in sentences), trainer)
-    ends = [(name, tokenizer.token_to_id(name)) for name in ("[CLS]", "[SEP]")]
+    ends = [(name, vocab[name]) for name in ("[CLS]", "[SEP]")]
     tokenizer.post_processor = processors.TemplateProcessing(
         single="[CLS] $A [SEP]", special_tokens=ends
     )
@@ -71,7 +94,7 @@ def made_up(rng):
     return word + rng.choice(["", "", "n", "s", "r", "l", "sh", "ck"])
 
 
-def vary(row, values, rng, swap=0.4, invent=0.25, blur=0.15):
+def vary(row, values, rng, swap=0.4, invent=0.25, blur=0.1):
     """One sentence with other values: swapped within training, made up, plain words blurred."""
     tokens, tags = [], []
     for a, b, slot in spans(row["slots"]):
@@ -172,7 +195,8 @@ def main():
     parser.add_argument("--epochs", type=int, default=6)
     args = parser.parse_args()
     dd = tqlearn.data.load("flights")
-    model, tokenizer = train(dd, 2 if args.quick else args.epochs, args.seed)
+    options = {"epochs": 2, "copies": 1} if args.quick else {"epochs": args.epochs}
+    model, tokenizer = train(dd, seed=args.seed, **options)
     for parameter in model.parameters():
         parameter.data = parameter.data.half().float()  # what the file will hold
     metrics = {
