@@ -4,11 +4,12 @@ import shutil
 
 import pytest
 import torch
+from datasets import Dataset
 from transformers import BertConfig, BertModel, TrainingArguments
 
 import tqlearn.data
 from tqlearn import teachers
-from tqlearn.hf import BertForJointIntentSlot, evaluate_joint, predict_joint
+from tqlearn.hf import BertForJointIntentSlot, evaluate_joint, predict_joint, running
 from tqlearn.recipes import finetune
 
 
@@ -178,4 +179,11 @@ def test_finetune_takes_an_encoder(tmp_path, embedded, corpus):
         embedded[0].bert.embeddings.word_embeddings.weight,
     )
     assert model.intent_classifier.out_features == 2 and model.config.label_smoothing == 0.0
-    assert TrainingArguments(str(tmp_path), **finetune.DEFAULTS).load_best_model_at_end
+    assert TrainingArguments(str(tmp_path), **running.DEFAULTS).load_best_model_at_end
+
+
+def test_repeat_rare():
+    rows = Dataset.from_dict({"intent": ["a"] * 5 + ["b"] * 2 + ["c"], "row": list(range(8))})
+    more = finetune.repeat_rare(rows, 4, most=3)
+    assert more["row"] == [0, 1, 2, 3, 4, 5, 5, 6, 6, 7, 7, 7]  # b twice: 4 rows; c no more than 3
+    assert finetune.repeat_rare(rows, 1)["row"] == list(range(8))

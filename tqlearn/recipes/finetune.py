@@ -10,6 +10,7 @@ stopped. The output folder gets the model with the best validation score, the to
 ``metrics.json`` with test figures (validation figures where a data set has no test split).
 """
 
+from collections import Counter
 from dataclasses import dataclass, field
 
 from transformers import HfArgumentParser, Trainer, TrainingArguments, set_seed
@@ -34,6 +35,10 @@ class FinetuneArguments:
     )
     max_length: int = field(default=64, metadata={"help": "longest sentence, in pieces"})
     label_smoothing: float = field(default=0.1, metadata={"help": "of both losses, 0 to 1"})
+    min_per_intent: int = field(
+        default=0,
+        metadata={"help": "repeat rare intents' sentences up to this many (8 times most)"},
+    )
     pooling: str = field(default="first", metadata={"help": "intent reads: first or mean"})
     hidden_size: int = field(default=768, metadata={"help": "scratch: width; FFN is 4 times it"})
     num_layers: int = field(default=2, metadata={"help": "scratch: encoder layers"})
@@ -60,12 +65,23 @@ def build(arguments, dd, intents, slots):
     return teachers.joint_from_encoder(encoder, tokenizer, *labels), tokenizer
 
 
+def repeat_rare(train, minimum, most=8):
+    """The split with sentences of rare intents repeated, so that rare labels are learned too."""
+    counts = Counter(train["intent"])
+    times = {
+        intent: min(most, -(-minimum // n)) if n < minimum else 1 for intent, n in counts.items()
+    }
+    return train.select([i for i, x in enumerate(train["intent"]) for _ in range(times[x])])
+
+
 def finetune(arguments, training):
     """Train, keep the best epoch, write model, tokenizer and metrics.json; returns the metrics."""
     set_seed(training.seed)
     dd = data.load(arguments.data, arguments.source, arguments.folder)
     intents, slots = data.labels(dd)
     model, tokenizer = build(arguments, dd, intents, slots)
+    if arguments.min_per_intent:
+        dd["train"] = repeat_rare(dd["train"], arguments.min_per_intent)
     encoded = encode_joint(dd, tokenizer, intents, slots, arguments.max_length)
     trainer = Trainer(
         model,
