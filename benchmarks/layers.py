@@ -86,7 +86,7 @@ def main() -> None:
         }
         x = torch.randn(TOKENS, prod(in_modes))
         for backward in (False, True):
-            found = seconds(layers, x, backward, repeats=9 if args.quick else 101)
+            found = seconds(layers, x, backward, repeats=9 if args.quick else 41)
             what = "forward + backward" if backward else "forward"
             for kind, layer in layers.items():
                 role = {"nn.Linear": "baseline", "TTLinear": "student"}.get(kind, "peer")
