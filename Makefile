@@ -61,7 +61,7 @@ test: test-unit test-notebooks test-browser
 test-unit test-notebooks: export OMP_NUM_THREADS = 1
 
 test-unit: $(STAMP)
-	@$(BIN)/python -m pytest -q -rs -n 2 --dist loadscope
+	@$(BIN)/python -m pytest -q -rs -n 2 --dist loadscope -m "not gpu and not browser"
 
 test-notebooks: $(STAMP)
 	@$(BIN)/python -m pytest -q -rs -n 2 --dist loadscope --nbval-lax --nbval-current-env \
