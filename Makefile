@@ -75,7 +75,7 @@ notebooks: $(STAMP)
 
 bench: $(STAMP)
 	@set -e; for script in benchmarks/*.py; do \
-	  case $$script in */common.py|*/readme_tables.py) continue;; esac; \
+	  case $$script in */common.py|*/runs.py|*/readme_tables.py) continue;; esac; \
 	  echo "$$script $(BENCH)"; $(BIN)/python $$script $(BENCH); done
 	@$(BIN)/python benchmarks/readme_tables.py
 
