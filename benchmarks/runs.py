@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,8 +11,8 @@ from pathlib import Path
 def run_recipe(recipe: str, folder: Path, **options: object) -> dict:
     """Run ``python -m tqlearn.recipes.<recipe>`` with options and return its metrics.json.
 
-    A folder whose metrics.json came from the same command is not run again; one with checkpoints
-    resumes from the newest.
+    A folder whose metrics.json came from the same command (wherever the folders lay then) is not
+    run again; one with checkpoints resumes from the newest.
 
     Raises:
         RuntimeError: the command failed.
@@ -20,7 +21,9 @@ def run_recipe(recipe: str, folder: Path, **options: object) -> dict:
     flags += ["--output_dir", str(folder), "--resume_from_checkpoint", "last"]
     wanted = " ".join([f"python -m tqlearn.recipes.{recipe}", *flags])
     record = folder / "metrics.json"
-    if record.exists() and json.loads(record.read_text())["command"] == wanted:
+    if record.exists() and _settings(json.loads(record.read_text())["command"]) == _settings(
+        wanted
+    ):
         print(f"{folder}: done before, kept")
         return json.loads(record.read_text())
     print(wanted)
@@ -30,6 +33,11 @@ def run_recipe(recipe: str, folder: Path, **options: object) -> dict:
     if done.returncode:
         raise RuntimeError(f"{wanted} ended with exit code {done.returncode}")
     return json.loads(record.read_text())
+
+
+def _settings(command: str) -> str:
+    """Return a command without the places of its folders."""
+    return re.sub(r"--(output_dir|teacher) \S*/\S*", "", command)
 
 
 def row(model: str, role: str, record: dict, note: str = "") -> dict:
