@@ -14,6 +14,7 @@ import base64
 import json
 import os
 import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -55,7 +56,7 @@ def execute(nb: NotebookNode, folder: Path, timeout: int = 300) -> Usage:
         resources={"metadata": {"path": str(folder)}},
         store_widget_state=False,
     )
-    with client.setup_kernel():
+    with client.setup_kernel(stderr=subprocess.DEVNULL):  # its log; cells' stderr is kept
         for index, cell in enumerate(nb.cells):
             if cell.cell_type == "code" and not tagged(cell, "nbval-skip"):
                 client.execute_cell(cell, index)
