@@ -141,3 +141,12 @@ def test_refusals():
         ttm_svd(golden(), (4, 5), (6, 6), 2)
     with pytest.raises(ValueError, match="pairs its modes, got 2 row modes"):
         ttm_svd(golden(), (4, 6), (36,), 2)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_floats_are_split_in_float32(dtype):
+    w = golden().to(dtype).reshape(4, 6, 6, 6)
+    cores, eps = tt_svd(w, (1, 3, 6, 4, 1))
+    exact, exact_eps = tt_svd(w.float(), (1, 3, 6, 4, 1))
+    assert all(torch.equal(a, b.to(dtype)) for a, b in zip(cores, exact, strict=True))
+    assert torch.equal(eps, exact_eps)

@@ -176,3 +176,24 @@ def test_fitting_the_words_that_occur():
     assert all(core.grad is None for core in fitted.cores)
     with pytest.raises(ValueError, match="one entry for each of the 64 rows .* got 3 entries"):
         TTMEmbedding.from_embedding(dense, (8, 8), (4, 6), 6, [1, 2, 3])
+
+
+def test_a_look_up_can_be_exported_and_runs_on_meta():
+    """The check of the ids must not read them back: no graph break, no wait on a GPU."""
+    table, ids = TTMEmbedding((4, 6), (6, 6), 2, num_embeddings=22), torch.tensor([[0, 21]])
+    program = torch.export.export(table, (ids,)).module()
+    assert_close(program(ids), table(ids))
+    with pytest.raises(RuntimeError, match="rows 0 to 21"):
+        program(torch.tensor([[0, 22]]))
+    assert table.to("meta")(ids.to("meta")).shape == (1, 2, 36)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_layers_of_half_floats_are_split_in_float32(dtype):
+    dense, table = nn.Linear(36, 24).to(dtype), nn.Embedding(24, 36).to(dtype)
+    linear = TTLinear.from_linear(dense, (4, 6), (6, 6), 100)
+    exact = TTLinear.from_linear(nn.Linear(36, 24), (4, 6), (6, 6), 100)
+    assert linear.config() == exact.config() and linear.bias.dtype == dtype
+    assert_close(linear.dense().weight, dense.weight, atol=0.02, rtol=0)  # half cores, one product
+    fitted = TTMEmbedding.from_embedding(table, (4, 6), (6, 6), 2, [1] * 24)
+    assert fitted(torch.arange(24)).isfinite().all() and fitted.core_0.dtype == dtype

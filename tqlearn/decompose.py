@@ -14,6 +14,11 @@ from torch import Tensor
 from .shapes import Ranks, tt_ranks
 
 
+def widened(tensor: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+    """Return half floats as float32, for there is no SVD of them; others as they are."""
+    return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
+
+
 def tt_svd(tensor: Float[Tensor, "..."], ranks: Ranks) -> tuple[list[Tensor], Float[Tensor, "_"]]:
     """Split a tensor into tensor-train cores by one SVD per cut.
 
@@ -45,7 +50,7 @@ def tt_svd(tensor: Float[Tensor, "..."], ranks: Ranks) -> tuple[list[Tensor], Fl
         )
     modes = tuple(tensor.shape)
     ranks = tt_ranks(modes, ranks)
-    cores, dropped, rest = [], [], tensor
+    cores, dropped, rest = [], [], widened(tensor)
     for k, mode in enumerate(modes[:-1]):
         u, s, v = torch.linalg.svd(rest.reshape(ranks[k] * mode, -1), full_matrices=False)
         r = ranks[k + 1]  # admissible, so never above the number of singular values
@@ -53,6 +58,7 @@ def tt_svd(tensor: Float[Tensor, "..."], ranks: Ranks) -> tuple[list[Tensor], Fl
         cores.append(u[:, :r].reshape(ranks[k], mode, r))
         rest = s[:r, None] * v[:r]
     cores.append(rest.reshape(ranks[-2], modes[-1], 1))
+    cores = [core.to(tensor.dtype) for core in cores]
     no_cut = torch.zeros(0, dtype=torch.float64, device=tensor.device)
     return cores, torch.stack(dropped) if dropped else no_cut
 

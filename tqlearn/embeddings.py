@@ -8,7 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from .cores import Cores
-from .decompose import balance_norms, check_table_modes, ttm_dense, ttm_svd
+from .decompose import balance_norms, check_table_modes, ttm_dense, ttm_svd, widened
 from .registry import register
 from .shapes import Ranks, tt_ranks
 
@@ -25,7 +25,8 @@ class TTMEmbedding(Cores):
         row_modes: sizes that multiply to at least ``num_embeddings``.
         col_modes: sizes that multiply to the embedding width; as many as ``row_modes``.
         ranks: limit for all inner ranks, or all d + 1.
-        num_embeddings: words; None for the product of ``row_modes``. Ids at or above it raise.
+        num_embeddings: words; None for the product of ``row_modes``. Ids at or above it raise (on a
+            GPU and in compiled code as a device assert: no look-up waits for the check).
         padding_idx: kept for the record; the row is not forced to zero.
         std: standard deviation of the random start; 1 as in QTC's code (a LayerNorm follows).
 
@@ -73,7 +74,7 @@ class TTMEmbedding(Cores):
         Raises:
             ValueError: the modes or the counts do not fit the table, or it has a NaN.
         """
-        weight = table.weight.detach()
+        weight = widened(table.weight.detach())
         check_table_modes(*weight.shape, tuple(row_modes), tuple(col_modes))
         layer = cls(row_modes, col_modes, ranks, table.num_embeddings, table.padding_idx)
         layer, often = layer.to(weight), None
@@ -87,7 +88,8 @@ class TTMEmbedding(Cores):
             weight = weight * (often > 0)[:, None]
         cores, _ = ttm_svd(weight, row_modes, col_modes, layer.ranks)
         layer.set_cores(balance_norms(cores))
-        return layer if often is None else layer.fit_rows(weight, often)
+        layer = layer if often is None else layer.fit_rows(weight, often)
+        return layer.to(table.weight.dtype)
 
     def fit_rows(
         self,
@@ -118,11 +120,7 @@ class TTMEmbedding(Cores):
         return self
 
     def forward(self, ids: Int[Tensor, "..."]) -> Float[Tensor, "... width"]:
-        if ids.numel() and not 0 <= int(ids.min()) <= int(ids.max()) < self.num_embeddings:
-            raise IndexError(
-                f"token ids run from {int(ids.min())} to {int(ids.max())}, but the table has "
-                f"rows 0 to {self.num_embeddings - 1}"
-            )
+        self._check(ids)
         cores, half = self.cores, (self.order + 1) // 2
         left, right = _merge(cores[:half]), _merge(cores[half:])  # (r, rows, cols, r')
         flat = ids.reshape(-1)
@@ -131,6 +129,14 @@ class TTMEmbedding(Cores):
         a = left[0].index_select(0, flat.div(right.shape[1], rounding_mode="floor"))
         b = right[..., 0].transpose(0, 1).index_select(0, flat % right.shape[1])
         return (a @ b).reshape(*ids.shape, -1)  # (t, e1.., r) (t, r, ..ed) -> (t, width)
+
+    def _check(self, ids: Int[Tensor, "..."]) -> None:
+        rows = f"the table has rows 0 to {self.num_embeddings - 1}"
+        inside = ((ids >= 0) & (ids < self.num_embeddings)).all()
+        if ids.is_cuda or torch.compiler.is_compiling():
+            torch._assert_async(inside, f"a token id is out of range: {rows}")
+        elif not ids.is_meta and not inside:
+            raise IndexError(f"token ids run from {int(ids.min())} to {int(ids.max())}, but {rows}")
 
     @torch.no_grad()
     def dense(self) -> nn.Embedding:

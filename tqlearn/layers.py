@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from .cores import Cores
-from .decompose import balance_norms, tt_dense, tt_svd
+from .decompose import balance_norms, tt_dense, tt_svd, widened
 from .registry import register
 from .shapes import Ranks, tt_ranks
 
@@ -44,8 +44,7 @@ class TTLinear(Cores):
         bias: add a learned bias, full precision.
 
     ``forward`` merges each half from its open end towards the middle rank (fewest MACs), then does
-    two
-    thin products: r (in + out) MACs per token in place of in * out.
+    two thin products: r (in + out) MACs per token in place of in * out.
 
     Source: QTC's released code; spec sheet QTC, 2.1 and 2.2.
 
@@ -79,14 +78,14 @@ class TTLinear(Cores):
         Raises:
             ValueError: the modes do not multiply to the shape of the weight, or it has a NaN.
         """
-        weight = linear.weight.detach()
+        weight = widened(linear.weight.detach())
         check_modes(out_modes, in_modes, weight)
         layer = cls(out_modes, in_modes, ranks, bias=linear.bias is not None).to(weight)
         cores, _ = tt_svd(weight.reshape(*out_modes, *in_modes), layer.ranks)
         layer.set_cores(balance_norms(cores))
         if layer.bias is not None:
             layer.bias.data.copy_(linear.bias)
-        return layer
+        return layer.to(linear.weight.dtype)
 
     def halves(self) -> tuple[Float[Tensor, "out r"], Float[Tensor, "r in"]]:
         """Return L and R, each merged from its open end."""
