@@ -150,3 +150,53 @@ def test_register_refuses_what_could_not_be_rebuilt():
         tq.register(type("Nameless", (nn.Module,), {}))
     with pytest.raises(ValueError, match="'LSQ' is taken by tqlearn.quantize"):
         tq.register(type("LSQ", (nn.Module,), {"config": lambda self: {}}))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
+def test_a_model_of_another_type_packs_and_loads(dtype, tmp_path):
+    plan = {"0": [tq.TT(rank=5), tq.LSQ(bits=4)], "2": [tq.LSQ(bits=4)]}
+    model, x = tq.calibrate(tq.compress(net().to(dtype), plan)), torch.randn(4, 24).to(dtype)
+    packed = tq.pack(model)
+    assert packed(x).dtype == dtype and torch.equal(packed(x), model(x))
+    path = tq.save(packed, tmp_path / "model.safetensors")
+    assert torch.equal(tq.load(net().to(dtype), path)(x), model(x))
+
+
+def test_packed_under_inference_mode():
+    """Inference tensors count no versions, and must not reach a later backward."""
+    model, x = student(), torch.randn(4, 24)
+    packed, y = tq.pack(model), model(x)
+    with torch.inference_mode():
+        assert torch.equal(packed(x), y) and torch.equal(packed(x), y)
+        assert torch.equal(tq.pack(model)(x), y)
+    packed(x).sum().backward()
+    assert packed[0].bias.grad is not None
+
+
+def test_packed_can_be_exported():
+    packed, x = tq.pack(student()), torch.randn(4, 24)
+    assert torch.equal(torch.export.export(packed, (x,)).module()(x), packed(x))
+
+
+def test_kept_values_follow_a_change_of_type():
+    packed, x = tq.pack(student()), torch.randn(4, 24)
+    packed(x)
+    assert packed.double()(x.double()).dtype == torch.float64
+
+
+def test_a_weight_norm_of_the_dense_model_stays():
+    """As in Wav2Vec2: two tensors behind one weight are no place for our edits."""
+    model = net()
+    nn.utils.parametrizations.weight_norm(model[2])
+    model_student, x = tq.calibrate(tq.compress(model, {"0": [tq.LSQ(bits=4)]})), torch.randn(2, 24)
+    assert list(tq.describe(model_student)["modules"]) == ["0"]
+    assert tq.report(model_student).parameters == 24 * 36 + 36 + 36 * 10 + 10 + 10
+    for verb in (tq.pack, tq.bake):
+        assert torch.equal(verb(model_student)(x), model_student(x))
+    with pytest.raises(TypeError, match="LSQ found no weight to quantize"):
+        tq.compress(model, {"2": [tq.LSQ(bits=4)]})
+
+
+def test_packed_codes_take_no_quantizer():
+    with pytest.raises(TypeError, match=r"no weight to quantize.*call tqlearn.unpack\(model\)"):
+        tq.compress(tq.pack(student()), {"2": [tq.LSQ(bits=4)]})

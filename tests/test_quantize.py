@@ -172,3 +172,23 @@ def test_refusals():
         LSQ(4).calibrate(torch.tensor([1.0, float("nan")]))
     with pytest.raises(ValueError, match="finite values to start from"):
         LSQ(4).calibrate(torch.zeros(0))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_a_scale_has_the_type_of_its_weight(dtype):
+    model = tq.compress(nn.Sequential(nn.Linear(12, 8)).to(dtype), {"0": [tq.LSQ(bits=4)]})
+    model[0].parametrizations.weight.original.data.zero_()  # the scale's start is MIN_SCALE
+    y = tq.calibrate(model)(torch.ones(2, 12, dtype=dtype))
+    assert y.dtype == model[0].parametrizations.weight[0].scale.dtype == dtype
+    assert torch.equal(y[0], model[0].bias)  # a zero weight stays zero, in float16 too
+
+
+def test_quantizers_of_activations_stand_where_the_layer_stands():
+    layer = tq.LSQ(bits=8, activations=8)(tq.TTLinear((4, 6), (6, 4), 3).to("meta").double())
+    for q in (layer.quant_input, layer.quant_merge, layer.quant_middle):
+        assert q.scale.is_meta and q.scale.dtype == torch.float64
+    student = tq.compress(
+        nn.Sequential(nn.Linear(24, 24)), {"0": [tq.TT(3), tq.LSQ(8, activations=8)]}
+    )
+    empty = tq.rebuild(nn.Sequential(nn.Linear(24, 24)).to("meta"), tq.describe(student))
+    assert all(p.is_meta for p in empty.parameters())

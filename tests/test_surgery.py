@@ -180,3 +180,52 @@ def test_edits_are_values():
 def test_attributes_that_do_not_exist_say_so():
     with pytest.raises(AttributeError, match="no attribute 'Tensor'"):
         tq.Tensor  # noqa: B018
+
+
+class Scaled(nn.Embedding):
+    def forward(self, ids):
+        return 4 * super().forward(ids)
+
+
+def quantized():
+    return tq.calibrate(tq.compress(model(), {"0": [tq.LSQ(bits=4)]}))
+
+
+LOST = [
+    (nn.Sequential(Scaled(20, 8)), [tq.TTM(rank=4)], TypeError, "Scaled has a forward of its own"),
+    (model(), [tq.LSQ(bits=4), tq.TT(rank=4)], ValueError, "put TT first in the plan"),
+    (quantized(), [tq.TT(rank=4, init="random")], ValueError, "would drop the mask or quantizer"),
+]
+
+
+@pytest.mark.parametrize(("net", "edits", "error", "message"), LOST)
+@pytest.mark.parametrize("verb", [tq.compress, tq.preview])
+def test_an_edit_that_would_lose_something_is_refused(net, edits, error, message, verb):
+    with pytest.raises(error, match=message):
+        verb(net, {"0": edits})
+
+
+def test_a_model_that_cannot_describe_itself_changes_nothing():
+    class Nameless(nn.Module):
+        def forward(self, x):
+            return x
+
+    def nameless(layer):
+        nn.utils.parametrize.register_parametrization(layer, "weight", Nameless())
+        return layer
+
+    class Config:
+        def to_dict(self):
+            return {}
+
+    teacher = model()
+    teacher.config = Config()
+    with pytest.raises(ValueError, match="0.weight carries a Nameless"):
+        tq.compress(teacher, {"0": [nameless], "2": [tq.TT(rank=4)]}, inplace=True)
+    assert [type(teacher[i]) for i in (0, 2)] == [nn.Linear] * 2
+
+
+def test_a_bare_layer_and_an_empty_preview():
+    with pytest.raises(ValueError, match="is itself a Linear; call the edit on it"):
+        tq.compress(nn.Linear(4, 4), {"*": [tq.LSQ(bits=4)]})
+    assert "together" in str(tq.preview(model(), {"*": []}))

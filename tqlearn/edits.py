@@ -26,7 +26,9 @@ def weight_names(module: nn.Module) -> list[str]:
     """Return the names of a layer's own weights (cores included, biases and vectors not)."""
     parametrized = getattr(module, "parametrizations", {})
     plain = [n for n, p in module.named_parameters(recurse=False) if p.dim() > 1]
-    return plain + [n for n, chain in parametrized.items() if chain.original.dim() > 1]
+    return plain + [
+        n for n, chain in parametrized.items() if chain.is_tensor and chain.original.dim() > 1
+    ]
 
 
 @dataclass(frozen=True)
@@ -63,8 +65,7 @@ class TT:
 
     def shapes(self, linear: nn.Module) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """Return (out_modes, in_modes) for a layer: ascending out, descending in."""
-        if not isinstance(linear, nn.Linear):
-            raise TypeError(f"TT takes an nn.Linear, got {type(linear).__name__}")
+        _check_plain("TT", linear, nn.Linear)
         out_modes = self.out_modes or factorize(linear.out_features, self.order)
         in_modes = self.in_modes or factorize(linear.in_features, self.order)[::-1]
         check_modes(out_modes, in_modes, linear.weight)
@@ -116,8 +117,7 @@ class TTM:
 
     def shapes(self, table: nn.Module) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """Return (row_modes, col_modes) for a table."""
-        if not isinstance(table, nn.Embedding):
-            raise TypeError(f"TTM takes an nn.Embedding, got {type(table).__name__}")
+        _check_plain("TTM", table, nn.Embedding)
         rows = tuple(self.row_modes or cover(table.num_embeddings, self.order))
         cols = tuple(self.col_modes or factorize(table.embedding_dim, len(rows)))
         if len(rows) == len(cols):
@@ -171,15 +171,20 @@ class LSQ:
     def __call__(self, module: nn.Module) -> nn.Module:
         names = weight_names(module)
         if not names:
-            raise TypeError(f"LSQ found no weight to quantize on a {type(module).__name__}")
+            raise TypeError(
+                f"LSQ found no weight to quantize on a {type(module).__name__}; leave it out "
+                "of the plan, or call tqlearn.unpack(model) first if it is packed"
+            )
         if self.activations is not None:
             if not isinstance(module, TTLinear):
                 raise TypeError(
                     f"LSQ(activations=...) needs a TTLinear, got {type(module).__name__}; put a TT "
                     "edit before it or quantize weights only"
                 )
-            module.quant_input = self.quantizer(self.activations)
-            module.quant_merge, module.quant_middle = self.quantizer(8), self.quantizer(8)
+            like = getattr(module, names[0])
+            module.quant_input = self.quantizer(self.activations).to(like)
+            module.quant_merge = self.quantizer(8).to(like)
+            module.quant_middle = self.quantizer(8).to(like)
         for name in names:
             attach(module, name, self.quantizer(self.bits))
         return module
@@ -199,8 +204,24 @@ def attach(module: nn.Module, name: str, parametrization: nn.Module) -> None:
             f"{type(module).__name__}.{name} holds NaN or infinite entries; repair the model first"
         )
     parametrize.register_parametrization(
-        own_class(module), name, parametrization.to(original.device), unsafe=True
+        own_class(module), name, parametrization.to(original), unsafe=True
     )
+
+
+def _check_plain(edit: str, module: nn.Module, cls: type[nn.Module]) -> None:
+    """Raise unless the module computes what ``cls`` does, with nothing on its weight."""
+    if not isinstance(module, cls):
+        raise TypeError(f"{edit} takes an nn.{cls.__name__}, got {type(module).__name__}")
+    if type(module).forward is not cls.forward:
+        raise TypeError(
+            f"{edit} takes an nn.{cls.__name__}, but {type(module).__name__} has a forward of its "
+            "own (a scaled embedding?), which would be lost; quantize it with LSQ or leave it out"
+        )
+    if parametrize.is_parametrized(module):
+        raise ValueError(
+            f"{edit} replaces the layer and would drop the mask or quantizer on its weight; put "
+            f"{edit} first in the plan, or call tqlearn.bake(model) before"
+        )
 
 
 def _check_init(init: str) -> None:

@@ -5,6 +5,7 @@ without its values, so loading needs no SVD; it works on the meta device too.
 """
 
 import json
+from itertools import chain
 from pathlib import Path
 
 import torch
@@ -41,7 +42,11 @@ def describe(model: nn.Module) -> dict:
             continue
         entry = spec_of(module) if registered_name(module) else {}
         chains = getattr(module, "parametrizations", {})
-        stages = {key: [_stage(name, key, s) for s in chain] for key, chain in chains.items()}
+        stages = {
+            key: [_stage(name, key, stage) for stage in stages]
+            for key, stages in chains.items()
+            if stages.is_tensor  # weight_norm is part of the dense model
+        }
         if stages:
             entry["parametrizations"] = stages
         if entry:
@@ -77,16 +82,17 @@ def rebuild(model: nn.Module, layout: dict) -> nn.Module:
                 f"the layout names {name!r}, which {type(model).__name__} does not have; it was "
                 "written for another model"
             ) from error
-        device = next((p.device for p in old.parameters()), torch.device("cpu"))
+        tensors = (p for p in chain(old.parameters(), model.parameters()) if p.is_floating_point())
+        like = next(tensors, torch.zeros(()))
         if "class" in entry:
-            with device:
-                new = build(entry).train(old.training)
+            with like.device:
+                new = build(entry).train(old.training).to(like.dtype)
             model.set_submodule(name, new) if name else None
             old = new
         for key, stages in entry.get("parametrizations", {}).items():
             for spec in stages:
-                with device:
-                    stage = build(spec)
+                with like.device:
+                    stage = build(spec).to(like.dtype)
                 if isinstance(stage, Packed):
                     place_packed(old, key, stage)
                 else:
@@ -148,6 +154,7 @@ def load(model: nn.Module, path: str | Path) -> nn.Module:
 def bake_tensors(model: nn.Module) -> nn.Module:
     """Turn every parametrized tensor into a plain parameter with its present value, in place."""
     for module in list(model.modules()):
-        for name in list(getattr(module, "parametrizations", {})):
-            strip(module, name)
+        for name, parametrized in list(getattr(module, "parametrizations", {}).items()):
+            if parametrized.is_tensor:
+                strip(module, name)
     return model

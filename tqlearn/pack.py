@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from .cores import own_class
-from .quantize import MIN_SCALE, integer_range, is_quantizer, require_calibrated
+from .quantize import integer_range, is_quantizer, positive, require_calibrated
 from .registry import build, register, spec_of
 from .shapes import packed_bytes
 
@@ -36,9 +36,10 @@ def pack_bits(codes: Int[Tensor, "..."], bits: int, qmin: int) -> UInt8[Tensor, 
             f"codes must lie in {qmin} .. {qmin + 2**bits - 1} for {bits} bits, got "
             f"{int(codes.min())} .. {int(codes.max())}"
         )
-    stream = ((offset[:, None] >> torch.arange(bits, device=codes.device)) & 1).flatten()
+    places = torch.arange(8, dtype=torch.uint8, device=codes.device)  # a byte per bit, not eight
+    stream = ((offset.to(torch.uint8)[:, None] >> places[:bits]) & 1).flatten()
     stream = nn.functional.pad(stream, (0, -stream.numel() % 8)).reshape(-1, 8)
-    return (stream << torch.arange(8, device=codes.device)).sum(1).to(torch.uint8)
+    return (stream << places).sum(1, dtype=torch.uint8)
 
 
 def unpack_bits(
@@ -51,10 +52,9 @@ def unpack_bits(
     True
     """
     numel = torch.Size(shape).numel()
-    stream = (packed[:, None].to(torch.int16) >> torch.arange(8, device=packed.device)) & 1
-    stream = stream.flatten()[: numel * bits].reshape(numel, bits)
-    weights = torch.arange(bits, device=packed.device)
-    return ((stream << weights).sum(1) + qmin).to(torch.int16).reshape(shape)
+    places = torch.arange(8, dtype=torch.uint8, device=packed.device)
+    stream = ((packed[:, None] >> places) & 1).flatten()[: numel * bits].reshape(numel, bits)
+    return ((stream << places[:bits]).sum(1, dtype=torch.int16) + qmin).reshape(shape)
 
 
 @register
@@ -76,12 +76,19 @@ class Packed(nn.Module):
         self._kept: tuple | None = None
 
     def forward(self, packed: UInt8[Tensor, "_"]) -> Float[Tensor, "..."]:
-        stamp = (packed.data_ptr(), packed._version, self.scale.data_ptr(), self.scale._version)
+        if torch.compiler.is_compiling() or packed.is_inference() or self.scale.is_inference():
+            return self._values(packed)  # these count no versions, so nothing tells of a change
+        scale = self.scale
+        stamp = (packed.data_ptr(), packed._version, scale.data_ptr(), scale._version, scale.dtype)
         # someone may have written into the kept values too, as weight initializers do: version 0
         if self._kept is None or self._kept[0] != stamp or self._kept[1]._version:
-            codes = unpack_bits(packed, self.bits, self.qmin, self.shape)
-            self._kept = (stamp, codes.to(self.scale.dtype) * self.scale)
+            with torch.inference_mode(False):  # kept for later calls, which may want gradients
+                self._kept = (stamp, self._values(packed))
         return self._kept[1]
+
+    def _values(self, packed: UInt8[Tensor, "_"]) -> Float[Tensor, "..."]:
+        codes = unpack_bits(packed, self.bits, self.qmin, self.shape)
+        return codes.to(self.scale.dtype) * self.scale
 
     def config(self) -> dict:
         """Return the arguments that rebuild this module."""
@@ -118,7 +125,7 @@ def _pack_tensor(module: nn.Module, name: str, chain: nn.Module) -> None:
     q = chain[-1]
     codes = pack_bits(q.codes(x), q.bits, q.qmin)
     packed = Packed(list(x.shape), q.bits, q.qmin, spec_of(q)).to(codes.device)
-    packed.scale = q.scale.detach().clamp_min(MIN_SCALE).clone()
+    packed.scale = positive(q.scale.detach()).clone()
     strip(module, name)
     place_packed(module, name, packed, codes)
 

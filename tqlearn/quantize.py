@@ -28,6 +28,11 @@ def integer_range(bits: int, signed: bool = True) -> tuple[int, int]:
     return (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if signed else (0, 2**bits - 1)
 
 
+def positive(scale: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+    """Return the scale as it is used: at least MIN_SCALE, which float16 would round to zero."""
+    return scale.clamp_min(2**-24 if scale.dtype == torch.float16 else MIN_SCALE)
+
+
 class _RoundSTE(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x: Tensor) -> Tensor:
@@ -53,7 +58,7 @@ class _FakeQuantize(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, x: Tensor, scale: Tensor, qmin: int, qmax: int, factor: float) -> Tensor:
-        s = scale.clamp_min(MIN_SCALE)
+        s = positive(scale)
         v = x / s
         q = v.round().clamp_(qmin, qmax)
         inside = (v >= qmin) & (v <= qmax)
@@ -140,9 +145,9 @@ class LSQ(nn.Module):
         if self.init == "lsq":
             size = 2 * x.abs().mean() / sqrt(self.qmax)
         elif self.init == "mse":
-            grid = (size * torch.arange(1, 81, device=x.device) / 80).clamp_min(MIN_SCALE)
+            grid = positive(size * torch.arange(1, 81, device=x.device) / 80)
             size = grid[torch.stack([self._error(x, s) for s in grid]).argmin()]
-        self.scale.fill_(size.clamp_min(MIN_SCALE))
+        self.scale.fill_(positive(size.to(self.scale.dtype)))
         return self
 
     def _error(self, x: Tensor, scale: Tensor) -> Tensor:
@@ -156,7 +161,7 @@ class LSQ(nn.Module):
     @torch.no_grad()
     def codes(self, x: Float[Tensor, "..."]) -> Int[Tensor, "..."]:
         """Return the integers that ``forward`` multiplies by the scale, as int16."""
-        v = x / self.scale.clamp_min(MIN_SCALE)
+        v = x / positive(self.scale)
         return v.round().clamp_(self.qmin, self.qmax).to(torch.int16)
 
     def config(self) -> dict:
@@ -208,6 +213,8 @@ def calibrate(model: nn.Module, batches: Iterable | None = None) -> nn.Module:
     on_weights = set()
     for module in model.modules():
         for name, chain in getattr(module, "parametrizations", {}).items():
+            if not chain.is_tensor:  # weight_norm, with two tensors behind one: no place of ours
+                continue
             with torch.no_grad():
                 x = chain.original
                 for stage in chain:

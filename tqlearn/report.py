@@ -132,6 +132,12 @@ def _row(name: str, module: nn.Module, seen: set[int]) -> dict | None:
         nominal += packed_bytes(parameter.numel(), 8 * parameter.element_size())
         kinds.add(8 * parameter.element_size())
     for key, chain in getattr(module, "parametrizations", {}).items():
+        if not chain.is_tensor:  # weight_norm: stored as the tensors behind it
+            plain = list(chain.parameters(recurse=False))
+            count += sum(t.numel() for t in plain)
+            nominal += sum(t.numel() * t.element_size() for t in plain)
+            kinds |= {8 * t.element_size() for t in plain}
+            continue
         if id(chain.original) in seen:
             continue
         seen.add(id(chain.original))
@@ -161,10 +167,10 @@ def file_bytes(model: nn.Module) -> int:
     """
     packed = pack_tensors(copy.deepcopy(model))
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "model.safetensors"
         if hasattr(packed, "save_pretrained"):
             with contextlib.redirect_stderr(io.StringIO()):  # its progress bar
                 packed.save_pretrained(folder)
         else:
+            path = Path(folder) / "model.safetensors"
             save_model(packed, str(path), metadata={"format": "pt"})
-        return path.stat().st_size
+        return sum(file.stat().st_size for file in Path(folder).glob("*.safetensors"))  # shards

@@ -30,6 +30,10 @@ def match(model: nn.Module, plan: Plan) -> dict[str, Sequence[Edit]]:
             plan shares its weight with another one.
         TypeError: an edit is not callable.
     """
+    if isinstance(model, LAYERS):
+        raise ValueError(
+            f"the model is itself a {type(model).__name__}; call the edit on it: TT(rank=8)(layer)"
+        )
     layers = {name: m for name, m in model.named_modules() if isinstance(m, LAYERS)}
     found: dict[str, Sequence[Edit]] = {}
     for pattern, edits in plan.items():
@@ -83,7 +87,7 @@ class Preview:
         return sum(row["after"] for row in self.rows)
 
     def __str__(self) -> str:
-        width = max(len(row["name"]) for row in self.rows)
+        width = max(len(name) for name in ("together", *(row["name"] for row in self.rows)))
         lines = [f"{'layer':<{width}} {'before':>12} {'after':>12}  becomes"]
         for row in self.rows:
             line = f"{row['name']:<{width}} {row['before']:>12,} {row['after']:>12,}  "
@@ -185,9 +189,15 @@ def compress(model: nn.Module, plan: Plan, *, inplace: bool = False) -> nn.Modul
             new.train(training)
         made[name] = new
     student = model if inplace else copy.deepcopy(model)
-    for name, new in made.items():
-        student.set_submodule(name, new)
-    return attach_layout(student)
+    before = {name: student.get_submodule(name) for name in made}
+    try:
+        for name, new in made.items():
+            student.set_submodule(name, new)
+        return attach_layout(student)
+    except Exception:  # what cannot be described could not be saved: nothing half-done
+        for name, old in before.items():
+            student.set_submodule(name, old)
+        raise
 
 
 def pack(model: nn.Module) -> nn.Module:
