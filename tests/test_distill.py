@@ -106,3 +106,15 @@ def test_refusals():
 
 def test_masked_mean():
     assert masked_mean(torch.tensor([[2.0, 4.0, 9.0]]), torch.tensor([[1, 1, 0]])).item() == 3.0
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_floats_are_compared_in_float32(dtype):
+    """A masked position has probability 0, and float16 rounds EPS to 0: log(0) - log(0) is NaN."""
+    _, (s, t, _) = outputs()
+    s, t = (m.masked_fill(MASK[:, None, None] == 0, 0.0).to(dtype) for m in (s, t))
+    assert_close(attentions(s, t, MASK), attentions(s.float(), t.float(), MASK))
+    large, zero = torch.full((2, 4, 8), 300.0, dtype=dtype), torch.zeros(2, 4, 8, dtype=dtype)
+    assert hidden_states(large, zero, MASK).item() == 300.0**2 + 1
+    logits = torch.randn(2, 5).to(dtype)
+    assert soft_labels(logits, logits.flip(0)).dtype == torch.float32

@@ -101,6 +101,34 @@ def test_scales_have_a_group_of_their_own(tmp_path):
     assert sum(len(g["params"]) for g in groups) == len(list(student.parameters()))
 
 
+def test_a_norms_scale_is_no_quantizers_scale(tmp_path):
+    class Norm(nn.LayerNorm):
+        def __init__(self):
+            super().__init__(32)
+            self.scale = nn.Parameter(torch.ones(32))
+
+    teacher = joint_model()
+    student = tq.calibrate(tq.compress(teacher, {"*.query": [tq.LSQ(bits=8)]}))
+    student.bert.embeddings.LayerNorm = Norm()
+    groups = trainer_for(tmp_path, student, teacher, LayerByLayer(3)).create_optimizer()
+    (scales,) = [g for g in groups.param_groups if g.get("scales")]
+    assert [p.dim() for p in scales["params"]] == [0, 0, 0]
+
+
+def test_the_joint_rate_does_not_multiply_up(tmp_path):
+    """A plateau scheduler sets no rate anew after each step, as the other kinds do."""
+    teacher, callback, rates = joint_model(), LayerByLayer(3, 1, final_learning_rate=1e-4), []
+
+    def spy(*outputs):
+        rates.append(trainer.optimizer.param_groups[0]["lr"])
+        return qtc.losses(callback)(*outputs)
+
+    trainer = trainer_for(tmp_path, joint_model(), teacher, callback, spy, learning_rate=1e-3)
+    trainer.lr_scheduler = torch.optim.lr_scheduler.ReduceLROnPlateau(trainer.create_optimizer())
+    trainer.train()
+    assert rates == pytest.approx([1e-3] * 3 + [1e-4] * 9)
+
+
 def test_the_teacher_learns_nothing(tmp_path):
     teacher = joint_model()
     before = {k: v.clone() for k, v in teacher.state_dict().items()}
@@ -138,8 +166,13 @@ def test_evaluation_uses_the_student_alone(tmp_path):
 def test_newest_checkpoint(tmp_path):
     training = TrainingArguments(tmp_path / "out", resume_from_checkpoint="last")
     assert newest_checkpoint(training) is None
-    (tmp_path / "out" / "checkpoint-7").mkdir(parents=True)
+    for step in (7, 12):
+        (tmp_path / "out" / f"checkpoint-{step}").mkdir(parents=True)
+    assert newest_checkpoint(training) is None  # both were cut short: their state is missing
+    (tmp_path / "out" / "checkpoint-7" / "trainer_state.json").write_text("{}")
     assert newest_checkpoint(training).endswith("checkpoint-7")
+    (tmp_path / "out" / "checkpoint-12" / "trainer_state.json").write_text("{}")
+    assert newest_checkpoint(training).endswith("checkpoint-12")
 
 
 def smoke_models():

@@ -16,6 +16,11 @@ from torch import Tensor
 EPS = 1e-8  # inside the logarithms of attention probabilities
 
 
+def _wide(*tensors: Tensor) -> list[Tensor]:
+    """Return half floats as float32: float16 rounds EPS to zero, and its squares overflow."""
+    return [t.float() if t.dtype in (torch.float16, torch.bfloat16) else t for t in tensors]
+
+
 def masked_mean(values: Float[Tensor, "*rows"], mask: Shaped[Tensor, "*rows"]) -> Float[Tensor, ""]:
     """Average over the tokens whose mask is 1 (or True).
 
@@ -47,6 +52,7 @@ def soft_labels(
     >>> soft_labels(logits, logits).item()
     0.0
     """
+    student, teacher = _wide(student, teacher)
     log_s = F.log_softmax(student / temperature, -1)
     log_t = F.log_softmax(teacher / temperature, -1)
     rows = (log_t.exp() * (log_t - log_s)).sum(-1)
@@ -67,6 +73,7 @@ def hidden_states(
     >>> hidden_states(h, h, torch.ones(2, 3, dtype=torch.long)).abs().item() < 1e-6
     True
     """
+    student, teacher = _wide(student, teacher)
     squared = masked_mean((student - teacher).square().mean(-1), mask)
     return squared + 1 - masked_mean(F.cosine_similarity(student, teacher, dim=-1), mask)
 
@@ -81,6 +88,7 @@ def attentions(
     Source: spec sheet QTC, 5.2, with its recommended row sum in place of the mean over all elements
     (which would shrink the term by the sequence length), and padding masked.
     """
+    student, teacher = _wide(student, teacher)
     ratio = (teacher + EPS).log() - (student + EPS).log()
     rows = (teacher * ratio).sum(-1).mean(1)  # (batch, tokens)
     return masked_mean(rows, mask)

@@ -8,7 +8,6 @@ from pathlib import Path
 
 from torch import nn
 from transformers import TrainerState, TrainingArguments
-from transformers.trainer_utils import get_last_checkpoint
 
 DEFAULTS = {
     "eval_strategy": "epoch",
@@ -28,11 +27,15 @@ DEFAULTS = {
 
 
 def newest_checkpoint(training: TrainingArguments) -> str | None:
-    """Return where to resume: "last" is the newest checkpoint, if any; a path stays a path."""
+    """Return where to resume: "last" is the newest checkpoint, if any; a path stays a path.
+
+    A checkpoint without ``trainer_state.json``, which is written last, was cut short by a kill.
+    """
     wanted = training.resume_from_checkpoint
     if wanted in ("last", "true", "True", True):
-        folder = Path(training.output_dir)
-        return get_last_checkpoint(folder) if folder.is_dir() else None
+        states = Path(training.output_dir).glob("checkpoint-*/trainer_state.json")
+        steps = {int(n): f.parent for f in states if (n := f.parent.name.split("-")[1]).isdigit()}
+        return str(steps[max(steps)]) if steps else None
     return wanted
 
 

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from transformers import Trainer, TrainerCallback
 
 from ..distill import LayerSchedule, frozen
-from ..quantize import require_calibrated
+from ..quantize import is_quantizer, require_calibrated
 
 Losses = Callable[..., dict[str, Tensor]]
 
@@ -35,6 +35,7 @@ class LayerByLayer(TrainerCallback):
         self.final_learning_rate = final_learning_rate
         self.schedule: LayerSchedule | None = None
         self.step = 0
+        self._rates: list[float] = []
 
     @property
     def stage(self) -> int:
@@ -56,10 +57,16 @@ class LayerByLayer(TrainerCallback):
         """Move to the stage of this step; in the joint stage bring the learning rate down."""
         self.step = state.global_step
         if self.joint and self.final_learning_rate is not None:
-            # the scheduler sets lr anew after each step, so this never multiplies up
+            self._rates = [group["lr"] for group in optimizer.param_groups]
             for group in optimizer.param_groups:
                 if not group.get("scales", False):
                     group["lr"] *= self.final_learning_rate / args.learning_rate
+
+    def on_optimizer_step(self, args, state, control, optimizer=None, **kwargs):
+        """Give the scheduler back the rates it set, so that nothing multiplies up."""
+        for group, rate in zip(optimizer.param_groups, self._rates, strict=False):
+            group["lr"] = rate
+        self._rates = []
 
 
 class ScaleTrainer(Trainer):
@@ -154,11 +161,12 @@ def optimizer_with_scales(
 ) -> torch.optim.Optimizer:
     """Return the trainer's optimizer over three groups: decayed, not decayed, scales."""
     decayed = set(trainer.get_decay_parameter_names(model))
+    scales = {id(m.scale) for m in model.modules() if is_quantizer(m)}  # not a norm's "scale"
     groups: dict[str, list] = {"decayed": [], "plain": [], "scales": []}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             kind = "decayed" if name in decayed else "plain"
-            groups["scales" if name.endswith(".scale") else kind].append(parameter)
+            groups["scales" if id(parameter) in scales else kind].append(parameter)
     cls, kwargs = trainer.get_optimizer_cls_and_kwargs(trainer.args, model)
     settings = [
         {"params": groups["decayed"], "weight_decay": trainer.args.weight_decay},
