@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import (
     AutoModel,
     AutoModelForImageClassification,
@@ -20,6 +21,8 @@ from transformers import (
     RobertaForSequenceClassification,
     ViTConfig,
     ViTForImageClassification,
+    Wav2Vec2Config,
+    Wav2Vec2ForSequenceClassification,
 )
 
 import tqlearn as tq
@@ -196,3 +199,63 @@ def test_the_minilm_student_reloads_in_a_new_process(minilm, tmp_path):
     sizes = tq.report(student, reference=teacher)
     assert sizes.file == (tmp_path / "model.safetensors").stat().st_size
     assert sizes.ratios["file"] > 63
+
+
+@pytest.mark.parametrize("lost", ["query.parametrizations.weight.original", "core_1.0.scale"])
+@pytest.mark.parametrize("verb", [tq.pack, lambda model: model])
+def test_a_file_that_lost_a_tensor_is_refused(tmp_path, lost, verb):
+    """transformers would fill codes and scales with whatever lies in memory, and only warn."""
+    verb(student_of("bert")).save_pretrained(tmp_path)
+    file = tmp_path / "model.safetensors"
+    tensors = load_file(file)
+    kept = {name: t for name, t in tensors.items() if not name.endswith(lost)}
+    assert len(kept) < len(tensors)
+    save_file(kept, file, metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=f"the file lacks . tensors .*{lost}'; it is damaged"):
+        AutoModelForSequenceClassification.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "damage", [lambda entry: entry.pop("layout"), lambda e: e.update(layout="{")]
+)
+def test_a_damaged_layout_is_refused(tmp_path, damage):
+    tq.pack(student_of("bert")).save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    damage(config["quantization_config"])
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match="layout in config.json is missing or damaged.*save"):
+        AutoModelForSequenceClassification.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_floats_end_to_end(tmp_path, dtype):
+    """A checkpoint in bfloat16 is compressed, packed and loaded as it is."""
+    cls, config, _ = FAMILIES["bert"]
+    plan = PLAN | {"*": [tq.TT(rank=8), tq.LSQ(bits=8)], "*embeddings": [tq.LSQ(bits=8)]}
+    plan = {k: plan[k] for k in ("*.word_embeddings", "*embeddings", "*")}
+    student = tq.calibrate(tq.compress(cls(config).eval().to(dtype), plan))
+    inputs = inputs_of("bert")
+    tq.pack(student).save_pretrained(tmp_path)
+    again = AutoModelForSequenceClassification.from_pretrained(tmp_path)
+    assert again.dtype == dtype and torch.equal(again(**inputs).logits, student(**inputs).logits)
+
+
+def test_shards_are_counted_and_loaded(tmp_path):
+    student, inputs = student_of("bert"), inputs_of("bert")
+    tq.pack(student).save_pretrained(tmp_path, max_shard_size="10KB")
+    assert len(list(tmp_path.glob("*.safetensors"))) > 1
+    again = AutoModelForSequenceClassification.from_pretrained(tmp_path)
+    assert torch.equal(again(**inputs).logits, student(**inputs).logits)
+
+
+def test_wav2vec2_and_its_weight_norm(tmp_path):
+    torch.manual_seed(0)
+    convolutions = {"conv_dim": (8, 8), "conv_kernel": (3, 3), "conv_stride": (2, 2)}
+    positions = {"num_conv_pos_embeddings": 4, "num_conv_pos_embedding_groups": 2}
+    config = Wav2Vec2Config(**SMALL | convolutions | positions, num_feat_extract_layers=2)
+    teacher = Wav2Vec2ForSequenceClassification(config).eval()
+    student = tq.calibrate(tq.compress(teacher, {"*.attention.*": [tq.TT(8), tq.LSQ(bits=4)]}))
+    tq.pack(student).save_pretrained(tmp_path)
+    again = Wav2Vec2ForSequenceClassification.from_pretrained(tmp_path)
+    wave = torch.randn(2, 400)
+    assert torch.equal(again(wave).logits, student(wave).logits)

@@ -26,7 +26,14 @@ METHOD = "tqlearn"
 class TqlearnConfig(QuantizationConfigMixin):
     """What config.json says of a compressed model; ``layout`` is ``tqlearn.describe`` as JSON."""
 
-    def __init__(self, layout: str, quant_method: str = METHOD, **_: object) -> None:
+    def __init__(self, layout: str = "", quant_method: str = METHOD, **_: object) -> None:
+        try:
+            json.loads(layout)
+        except json.JSONDecodeError as error:
+            raise ValueError(
+                f"the tqlearn layout in config.json is missing or damaged ({error}); "
+                "save the model anew, or get the folder again"
+            ) from error
         self.quant_method, self.layout = quant_method, layout
 
     def to_dict(self) -> dict:
@@ -42,6 +49,19 @@ class TqlearnQuantizer(HfQuantizer):
     def _process_model_before_weight_loading(self, model: nn.Module, **_: object) -> nn.Module:
         with torch.device("meta"):
             return rebuild(model, _for_model(model, json.loads(self.quantization_config.layout)))
+
+    def _process_model_after_weight_loading(self, model: nn.Module, **_: object) -> nn.Module:
+        """Refuse a file that lacks codes, scales or cores; transformers would make them up."""
+        state = model.state_dict(keep_vars=True)
+        loaded = {name for name, t in state.items() if getattr(t, "_is_hf_initialized", False)}
+        layers = _for_model(model, json.loads(self.quantization_config.layout))["modules"]
+        lost = [n for n in state if n not in loaded and any(n.startswith(k + ".") for k in layers)]
+        if loaded and lost:  # no marks at all: a sharded start that fills the weights in later
+            raise ValueError(
+                f"the file lacks {len(lost)} tensors of compressed layers, the first is "
+                f"{lost[0]!r}; it is damaged or of another model: save it anew or get it again"
+            )
+        return model
 
     def is_serializable(self) -> bool:
         """Say that save_pretrained may write the model as it is."""
