@@ -7,6 +7,7 @@ from torch import nn
 from torch.testing import assert_close
 
 from tqlearn.decompose import tt_dense, ttm_dense
+from tqlearn.edits import LSQ
 from tqlearn.embeddings import TTMEmbedding
 from tqlearn.layers import TTLinear
 
@@ -197,3 +198,13 @@ def test_layers_of_half_floats_are_split_in_float32(dtype):
     assert_close(linear.dense().weight, dense.weight, atol=0.02, rtol=0)  # half cores, one product
     fitted = TTMEmbedding.from_embedding(table, (4, 6), (6, 6), 2, [1] * 24)
     assert fitted(torch.arange(24)).isfinite().all() and fitted.core_0.dtype == dtype
+
+
+def test_quantized_cores_cannot_be_set():
+    """They are computed at each access: a copy into them would be lost without a word."""
+    layer = TTLinear((4, 6), (6, 6), 3)
+    values = [torch.ones_like(core) for core in layer.cores]
+    layer.set_cores(values)
+    assert all(torch.equal(a, b) for a, b in zip(layer.cores, values, strict=True))
+    with pytest.raises(ValueError, match="carry masks or quantizers; set the values before"):
+        LSQ(bits=4)(layer).set_cores(values)

@@ -200,3 +200,9 @@ def test_a_weight_norm_of_the_dense_model_stays():
 def test_packed_codes_take_no_quantizer():
     with pytest.raises(TypeError, match=r"no weight to quantize.*call tqlearn.unpack\(model\)"):
         tq.compress(tq.pack(student()), {"2": [tq.LSQ(bits=4)]})
+
+
+def test_a_compressed_model_is_not_rebuilt_twice(tmp_path):
+    path = tq.save(student(), tmp_path / "model.safetensors")
+    with pytest.raises(ValueError, match="2.weight is compressed already; give a freshly built"):
+        tq.load(student(), path)

@@ -44,6 +44,15 @@ class Cores(nn.Module):
 
     @torch.no_grad()
     def set_cores(self, cores: Sequence[Tensor]) -> None:
-        """Copy values into the cores."""
+        """Copy values into the cores.
+
+        Raises:
+            ValueError: a core carries a mask or quantizer; its value is computed, not stored.
+        """
+        if parametrize.is_parametrized(self):
+            raise ValueError(
+                f"the cores {[*self.parametrizations]} carry masks or quantizers; set the values "
+                "before they are attached, or call tqlearn.bake(model) first"
+            )
         for mine, new in zip(self.cores, cores, strict=True):
             mine.copy_(new)

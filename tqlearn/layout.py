@@ -67,7 +67,8 @@ def rebuild(model: nn.Module, layout: dict) -> nn.Module:
     """Give a dense model the structure of a layout, in place, with values still to be loaded.
 
     Raises:
-        ValueError: another layout version, an unknown class, or a name the model does not have.
+        ValueError: another layout version, an unknown class, a name the model does not have, or a
+            model that is compressed already.
     """
     if layout.get("version") != VERSION:
         raise ValueError(
@@ -90,6 +91,10 @@ def rebuild(model: nn.Module, layout: dict) -> nn.Module:
             model.set_submodule(name, new) if name else None
             old = new
         for key, stages in entry.get("parametrizations", {}).items():
+            if key in getattr(old, "parametrizations", {}):
+                raise ValueError(
+                    f"{name}.{key} is compressed already; give a freshly built dense model"
+                )
             for spec in stages:
                 with like.device:
                     stage = build(spec).to(like.dtype)

@@ -219,7 +219,8 @@ def bake(model: nn.Module, *, dense: bool = False) -> nn.Module:
 
     Args:
         dense: also turn cores back into ordinary Linear and Embedding layers, so that the copy
-            loads anywhere (and is as large as the teacher).
+            loads anywhere (and is as large as the teacher). Quantizers of activations go then, for
+            a plain layer has no place for them; without ``dense`` they stay.
     """
     plain = bake_tensors(copy.deepcopy(model))
     if dense:
