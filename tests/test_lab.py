@@ -110,7 +110,7 @@ def test_reading_joins_tags_to_spans():
     reading = Reading(words, "flight", tags)
     assert reading.spans == [("from", "new york"), ("to", "boston"), ("when", "today")]
     assert str(reading).splitlines()[:2] == ["intent: flight", "  from: new york"]
-    assert "<sub" in reading._repr_html_() and "&lt;" in Reading(["<"], "a", ["O"])._repr_html_()
+    assert "from</small>" in reading._repr_html_() and "&lt;" in Reading(["<"], "a", ["O"])._repr_html_()
 
 
 def test_results_come_from_the_file_alone(tmp_path):

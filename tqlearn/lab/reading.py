@@ -6,7 +6,7 @@ from html import escape
 from . import plots
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Reading:
     """A sentence as a model understood it: one intent, one IOB tag per word."""
 
@@ -36,19 +36,25 @@ class Reading:
         lines = [f"intent: {self.intent}"]
         return "\n".join(lines + [f"  {slot}: {words}" for slot, words in self.spans])
 
+    __repr__ = __str__  # what a page without HTML shows
+
     def _repr_html_(self) -> str:
         slots = list(dict.fromkeys(slot for slot, _ in self.spans))
         color = {s: plots.COLORS[i % len(plots.COLORS)] for i, s in enumerate(slots)}
         words = " ".join(
-            escape(word)
-            if tag == "O"
-            else f'<span style="border-bottom:3px solid {color[tag[2:]]};padding:0 2px">'
-            f'{escape(word)}<sub style="color:{color[tag[2:]]}"> {escape(tag[2:])}</sub></span>'
+            escape(word) if tag == "O" else _underlined(word, tag[2:], color[tag[2:]])
             for word, tag in zip(self.words, self.tags, strict=True)
         )
-        return (
-            f'<p style="font-size:1.1em;line-height:2.4"><b>{escape(self.intent)}</b>: {words}</p>'
-        )
+        return f'<p style="font-size:1.1em;line-height:2"><b>{escape(self.intent)}</b>: {words}</p>'
+
+
+def _underlined(word: str, slot: str, color: str) -> str:
+    """A word on its line, the slot in small letters below it."""
+    return (
+        '<span style="display:inline-block;text-align:center;vertical-align:top;line-height:1.3">'
+        f'<span style="display:block;border-bottom:3px solid {color}">{escape(word)}</span>'
+        f'<small style="color:{color}">{escape(slot)}</small></span>'
+    )
 
 
 def read(model: object, tokenizer: object, sentence: str) -> Reading:

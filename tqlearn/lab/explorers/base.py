@@ -66,5 +66,5 @@ def choice(label: str, options: dict[str, object], value: object) -> ipywidgets.
         value=value,
         description=label,
         style={"description_width": "initial"},
-        layout={"width": "320px"},
+        layout={"width": "290px"},
     )

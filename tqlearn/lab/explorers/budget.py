@@ -98,5 +98,7 @@ def budget_explorer() -> Explorer:
         draw_budget,
         rank=choice("rank", {"dense": 0} | {str(r): r for r in (96, 64, 50, 30, 20, 10, 5)}, 30),
         bits=choice("bits", {str(b): b for b in (32, 8, 6, 4, 3, 2)}, 4),
-        small_positions=ipywidgets.Checkbox(False, description="positions at 8 bits"),
+        small_positions=ipywidgets.Checkbox(
+            False, description="positions at 8 bits", indent=False, layout={"width": "auto"}
+        ),
     )
