@@ -259,3 +259,14 @@ def test_wav2vec2_and_its_weight_norm(tmp_path):
     again = Wav2Vec2ForSequenceClassification.from_pretrained(tmp_path)
     wave = torch.randn(2, 400)
     assert torch.equal(again(wave).logits, student(wave).logits)
+
+
+@pytest.mark.parametrize("verb", [tq.pack, lambda model: model])
+def test_layers_offloaded_to_disk_are_not_lost(tmp_path, verb):
+    student, inputs = student_of("bert"), inputs_of("bert")
+    verb(student).save_pretrained(tmp_path)
+    again = AutoModelForSequenceClassification.from_pretrained(
+        tmp_path, device_map={"bert": "cpu", "classifier": "disk"}, offload_folder=tmp_path / "off"
+    )
+    assert again.classifier.bias.is_meta
+    assert torch.equal(again(**inputs).logits, student(**inputs).logits)

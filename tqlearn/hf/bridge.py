@@ -53,10 +53,13 @@ class TqlearnQuantizer(HfQuantizer):
     def _process_model_after_weight_loading(self, model: nn.Module, **_: object) -> nn.Module:
         """Refuse a file that lacks codes, scales or cores; transformers would make them up."""
         state = model.state_dict(keep_vars=True)
-        loaded = {name for name, t in state.items() if getattr(t, "_is_hf_initialized", False)}
+        marked = {name for name, t in state.items() if getattr(t, "_is_hf_initialized", False)}
+        loaded = marked | {
+            name for name, t in state.items() if t.is_meta
+        }  # offloaded by accelerate
         layers = _for_model(model, json.loads(self.quantization_config.layout))["modules"]
         lost = [n for n in state if n not in loaded and any(n.startswith(k + ".") for k in layers)]
-        if loaded and lost:  # no marks at all: a sharded start that fills the weights in later
+        if marked and lost:  # no marks at all: a sharded start that fills the weights in later
             raise ValueError(
                 f"the file lacks {len(lost)} tensors of compressed layers, the first is "
                 f"{lost[0]!r}; it is damaged or of another model: save it anew or get it again"
