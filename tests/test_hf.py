@@ -270,3 +270,11 @@ def test_layers_offloaded_to_disk_are_not_lost(tmp_path, verb):
     )
     assert again.classifier.bias.is_meta
     assert torch.equal(again(**inputs).logits, student(**inputs).logits)
+
+
+def test_another_methods_config_is_not_overwritten():
+    cls, config, _ = FAMILIES["bert"]
+    model = cls(config)
+    model.config.quantization_config = {"quant_method": "gptq"}
+    with pytest.raises(ValueError, match="quantized by 'gptq' already"):
+        tq.compress(model, {"*.query": [tq.LSQ(bits=4)]})

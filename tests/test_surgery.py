@@ -229,3 +229,25 @@ def test_a_bare_layer_and_an_empty_preview():
     with pytest.raises(ValueError, match="is itself a Linear; call the edit on it"):
         tq.compress(nn.Linear(4, 4), {"*": [tq.LSQ(bits=4)]})
     assert "together" in str(tq.preview(model(), {"*": []}))
+
+
+def test_quantizing_twice_is_refused():
+    once = tq.compress(model(), {"0": [tq.LSQ(bits=8)]})
+    with pytest.raises(ValueError, match="Linear.weight is quantized already"):
+        tq.compress(once, {"0": [tq.LSQ(bits=4)]})
+    tq.compress(tq.bake(tq.calibrate(once)), {"0": [tq.LSQ(bits=4)]})
+
+
+def test_a_subclass_nobody_registered_is_not_saved_as_its_parent():
+    class MyTT(tq.TTLinear):
+        pass
+
+    net = model()
+    net[0] = MyTT((6, 6), (6, 4), 3)
+    with pytest.raises(ValueError, match="0 is a MyTT, which no saved model could rebuild"):
+        tq.describe(net)
+
+
+def test_counts_need_a_trained_table():
+    with pytest.raises(ValueError, match="go with init='svd'"):
+        tq.TTM(rank=2, init="random", counts=(1, 2))

@@ -129,13 +129,13 @@ def test_the_joint_rate_does_not_multiply_up(tmp_path):
     assert rates == pytest.approx([1e-3] * 3 + [1e-4] * 9)
 
 
-def test_the_teacher_learns_nothing(tmp_path):
+def test_the_teacher_learns_nothing_and_stays_trainable(tmp_path):
     teacher = joint_model()
     before = {k: v.clone() for k, v in teacher.state_dict().items()}
     student = tq.calibrate(tq.compress(teacher, {"*.dense": [tq.LSQ(bits=4)]}))
     trainer_for(tmp_path, student, teacher, LayerByLayer(3), learning_rate=1e-2).train()
     assert all(torch.equal(v, before[k]) for k, v in teacher.state_dict().items())
-    assert not teacher.training
+    assert not teacher.training and all(p.requires_grad for p in teacher.parameters())
     kinds = {model.config._attn_implementation for model in (teacher, student)}
     assert kinds == {"sdpa"}  # eager in training only
 

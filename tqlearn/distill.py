@@ -179,8 +179,3 @@ def layer_by_layer(
         here = here + attentions(student_attentions[i], teacher_attentions[i], mask)
         total = total + here / stage
     return total
-
-
-def frozen(model: torch.nn.Module) -> torch.nn.Module:
-    """Return the model in eval mode with gradients off, ready to teach."""
-    return model.eval().requires_grad_(False)

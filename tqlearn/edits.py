@@ -114,6 +114,8 @@ class TTM:
 
     def __post_init__(self) -> None:
         _check_init(self.init)
+        if self.init == "random" and self.counts is not None:
+            raise ValueError("counts fit the rows of a trained table; they go with init='svd'")
 
     def shapes(self, table: nn.Module) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """Return (row_modes, col_modes) for a table."""
@@ -186,6 +188,12 @@ class LSQ:
             module.quant_merge = self.quantizer(8).to(like)
             module.quant_middle = self.quantizer(8).to(like)
         for name in names:
+            chains = getattr(module, "parametrizations", {})
+            if name in chains and any(quantize.is_quantizer(stage) for stage in chains[name]):
+                raise ValueError(
+                    f"{type(module).__name__}.{name} is quantized already; start from the teacher, "
+                    "or call tqlearn.bake(model) before quantizing anew"
+                )
             attach(module, name, self.quantizer(self.bits))
         return module
 

@@ -14,6 +14,7 @@ from safetensors.torch import load_model, save_model
 from torch import nn
 from torch.nn.utils import parametrize
 
+from .cores import Cores
 from .pack import Packed, place_packed, strip
 from .registry import build, register, registered_name, spec_of
 
@@ -26,7 +27,7 @@ def describe(model: nn.Module) -> dict:
     """Return the layout of a compressed model: {"version", "modules": {name: {...}}}.
 
     Raises:
-        ValueError: a tensor carries a parametrization whose class is not registered.
+        ValueError: a layer with cores, or a parametrization, is of a class that is not registered.
 
     >>> from tqlearn import TT, LSQ, compress
     >>> student = compress(nn.Sequential(nn.Linear(6, 4)), {"0": [TT(rank=2), LSQ(bits=4)]})
@@ -41,6 +42,11 @@ def describe(model: nn.Module) -> dict:
         ):
             continue
         entry = spec_of(module) if registered_name(module) else {}
+        if not entry and isinstance(module, Cores):
+            raise ValueError(
+                f"{name} is a {type(module).__name__}, which no saved model could rebuild; "
+                "decorate the class with @tqlearn.register"
+            )
         chains = getattr(module, "parametrizations", {})
         stages = {
             key: [_stage(name, key, stage) for stage in stages]
@@ -113,6 +119,14 @@ def attach_layout(model: nn.Module) -> nn.Module:
     config = getattr(model, "config", None)
     if config is not None and hasattr(config, "to_dict"):
         layout = describe(model)
+        method = getattr(config, "quantization_config", None) or {}
+        if not isinstance(method, dict):
+            method = method.to_dict()
+        if method.get("quant_method", "tqlearn") != "tqlearn":
+            raise ValueError(
+                f"the model is quantized by {method['quant_method']!r} already, and a "
+                "config.json holds one method; start from the model in floats"
+            )
         if layout["modules"]:
             line = json.dumps(layout, separators=(",", ":"))
             config.quantization_config = {"quant_method": "tqlearn", "layout": line}

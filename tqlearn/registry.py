@@ -42,7 +42,7 @@ def spec_of(module: object) -> dict:
 
 def registered_name(module: object) -> str | None:
     """Return the name under which an instance's class is registered, or None."""
-    for cls in type(module).__mro__[:2]:  # parametrize puts a class of its own in front
-        if REGISTRY.get(cls.__name__) is cls:
-            return cls.__name__
-    return None
+    cls = type(module)
+    if cls.__name__.startswith("Parametrized"):  # parametrize puts a class of its own in front
+        cls = cls.__mro__[1]
+    return cls.__name__ if REGISTRY.get(cls.__name__) is cls else None

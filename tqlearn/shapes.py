@@ -7,6 +7,7 @@ the reshaped weight; ``ranks`` always include the two outer ones, which are 1.
 from collections.abc import Sequence
 from itertools import pairwise
 from math import ceil, prod
+from numbers import Integral
 
 Ranks = int | Sequence[int]
 
@@ -71,8 +72,8 @@ def tt_ranks(modes: Sequence[int], ranks: Ranks) -> tuple[int, ...]:
     (1, 24, 30, 24, 1)
     """
     d = len(modes)
-    if isinstance(ranks, int):
-        ranks = (1, *[ranks] * (d - 1), 1)
+    if isinstance(ranks, Integral):  # numpy's integers too
+        ranks = (1, *[int(ranks)] * (d - 1), 1)
     ranks = tuple(ranks)
     if len(ranks) != d + 1 or ranks[0] != 1 or ranks[-1] != 1:
         raise ValueError(
@@ -93,7 +94,7 @@ def tt_parameters(modes: Sequence[int], ranks: Ranks) -> int:
     >>> tt_parameters((24, 32, 32, 24), (1, 24, 30, 24, 1))
     47232
     """
-    ranks = tt_ranks(modes, ranks) if isinstance(ranks, int) else tuple(ranks)
+    ranks = tt_ranks(modes, ranks) if isinstance(ranks, Integral) else tuple(ranks)
     return sum(r * m * s for m, (r, s) in zip(modes, pairwise(ranks), strict=True))
 
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from transformers import Trainer, TrainerCallback
 
-from ..distill import LayerSchedule, frozen
+from ..distill import LayerSchedule
 from ..quantize import is_quantizer, require_calibrated
 
 Losses = Callable[..., dict[str, Tensor]]
@@ -99,7 +99,7 @@ class DistillTrainer(ScaleTrainer):
     """A Trainer whose loss compares the student with a teacher.
 
     Args:
-        teacher: any model that takes the same batches; it is frozen here.
+        teacher: any model that takes the same batches; it is put into eval mode and never trained.
         losses: called as losses(student_output, teacher_output, inputs), both with hidden states
             and attention maps; returns named terms, whose sum is the loss. Each is logged by name.
         **kwargs: whatever ``ScaleTrainer`` and ``Trainer`` take.
@@ -115,7 +115,7 @@ class DistillTrainer(ScaleTrainer):
         **kwargs,
     ) -> None:
         super().__init__(*args, **kwargs)
-        self.teacher = frozen(teacher).to(self.args.device)
+        self.teacher = teacher.eval().to(self.args.device)
         self.losses = losses
         self.loss_is_scaled_for_ga = False
         self._terms: dict[str, Tensor] = {}
