@@ -11,7 +11,7 @@ from pathlib import Path
 import common
 import runs
 
-from tqlearn.lab.explorers.tradeoff import BITS, RANKS
+from tqlearn.lab.explorers import BITS, RANKS
 
 
 def main():

@@ -5,8 +5,10 @@ import time
 
 import plotly.graph_objects as go
 import pytest
+import torch
 
-from tqlearn.lab import explorers, plots, results
+import tqlearn as tq
+from tqlearn.lab import explorers, plots, results, student
 from tqlearn.lab.reading import Reading
 
 GROUPS = ("word embeddings", "attention", "feed-forward", "pooler")
@@ -110,7 +112,10 @@ def test_reading_joins_tags_to_spans():
     reading = Reading(words, "flight", tags)
     assert reading.spans == [("from", "new york"), ("to", "boston"), ("when", "today")]
     assert str(reading).splitlines()[:2] == ["intent: flight", "  from: new york"]
-    assert "from</small>" in reading._repr_html_() and "&lt;" in Reading(["<"], "a", ["O"])._repr_html_()
+    assert (
+        "from</small>" in reading._repr_html_()
+        and "&lt;" in Reading(["<"], "a", ["O"])._repr_html_()
+    )
 
 
 def test_results_come_from_the_file_alone(tmp_path):
@@ -141,3 +146,89 @@ def test_results_that_are_not_there_say_how_to_get_them(tmp_path):
     (tmp_path / "x.json").write_text("{}")
     with pytest.raises(ValueError, match="lacks"):
         results.measured("x", tmp_path)
+
+
+@pytest.fixture
+def students():
+    """Two of four students of a small model; the metric is the norm they have kept, in percent."""
+    teacher = torch.nn.Sequential(torch.nn.Linear(64, 64, bias=False))
+    whole = teacher[0].weight.detach().norm()
+
+    def plan(rank, bits):
+        return {"0": [tq.TT(rank, (64,), (64,)), tq.LSQ(bits, init="mse")]}
+
+    def kept(model):
+        weight = tq.bake(model, dense=True)[0].weight.detach()
+        share = 100 * (1 - (weight - teacher[0].weight.detach()).norm() / whole)
+        return {"slot_f1": float(share), "intent_accuracy": 50.0}
+
+    return explorers.untrained(teacher, plan, kept, ranks=(4, 32), bits=(2, 8))
+
+
+def trained(students: list[dict]) -> list[dict]:
+    """What a benchmark would have written: every student reaches 90."""
+    return [
+        {
+            "model": f"rank {row['rank']}, {row['bits']} bits",
+            "bytes": {"file": row["bytes"]},
+            "metrics": {"slot_f1": 90.0, "intent_accuracy": 95.0},
+        }
+        for row in students
+    ]
+
+
+def test_untrained_students_grow_and_improve_with_rank_and_bits(students):
+    assert [(row["rank"], row["bits"]) for row in students] == [(4, 2), (4, 8), (32, 2), (32, 8)]
+    sizes, scores = zip(
+        *((row["bytes"], row["before"]["slot_f1"]) for row in students), strict=True
+    )
+    assert sizes[0] < sizes[1] < sizes[3] and sizes[2] < sizes[3]
+    assert scores[0] < scores[3] and scores[2] < scores[3] and scores[1] < scores[3]
+    for row in students:
+        codes = 2 * 64 * row["rank"] * row["bits"] // 8
+        assert codes + 8 < row["bytes"] < codes + 800, "codes, two scales, a header"
+        assert row["ratio"] * row["bytes"] == pytest.approx(students[0]["ratio"] * sizes[0])
+
+
+def test_join_wants_every_student_at_its_own_size(students):
+    rows = trained(students)
+    assert [row["after"]["slot_f1"] for row in explorers.join(students, rows)] == [90.0] * 4
+    with pytest.raises(ValueError, match="rank 4, 2 bits.*embedded_tradeoff"):
+        explorers.join(students, rows[1:])
+    rows[2]["bytes"] = {"file": 1}
+    with pytest.raises(ValueError, match="rank 32, 2 bits"):
+        explorers.join(students, rows)
+
+
+def test_tradeoff_marks_the_chosen_student(students):
+    rows = explorers.join(students, trained(students))
+    teacher = {"slot_f1": 100.0, "intent_accuracy": 99.0}
+    fig, words = explorers.draw_tradeoff(32, 2, "slot_f1", rows, teacher)
+    line, before, after, chosen = fig.data
+    assert list(line.y) == [100.0, 100.0] and list(after.y) == [90.0] * 4
+    assert list(chosen.y) == [rows[2]["before"]["slot_f1"], 90.0]
+    assert chosen.x[0] == before.x[2] == rows[2]["bytes"] / 1e3
+    assert f"{rows[2]['ratio']:.1f} times smaller" in words and "90.0 % after" in words
+    other, _ = explorers.draw_tradeoff(32, 2, "intent_accuracy", rows, teacher)
+    assert list(other.data[3].y) == [50.0, 95.0]
+
+
+def test_measured_students_are_those_of_the_explorer():
+    """The committed benchmark holds every student that notebook 09 draws."""
+    names = {row["model"] for row in results.measured("embedded_tradeoff").rows}
+    grid = [(rank, bits) for rank in explorers.RANKS for bits in explorers.BITS]
+    assert names == {f"rank {rank}, {bits} bits" for rank, bits in grid}
+
+
+def test_the_student_in_the_package_loads_and_is_small():
+    model = student.load_student()
+    assert not model.training
+    size = (student.FOLDER / "model.safetensors").stat().st_size
+    assert size == tq.report(model).file < 144_000
+
+
+def test_a_student_of_another_teacher_is_refused(tmp_path, monkeypatch):
+    (tmp_path / "model.safetensors").write_bytes(b"another teacher")
+    monkeypatch.setattr(student, "TEACHER", tmp_path / "model.safetensors")
+    with pytest.raises(ValueError, match="sha256"):
+        student.load_student()

@@ -55,6 +55,7 @@ def execute(nb: NotebookNode, folder: Path, timeout: int = 300) -> Usage:
         record_timing=False,
         resources={"metadata": {"path": str(folder)}},
         store_widget_state=False,
+        coalesce_streams=True,
     )
     with client.setup_kernel(stderr=subprocess.DEVNULL):  # its log; cells' stderr is kept
         for index, cell in enumerate(nb.cells):

@@ -78,7 +78,8 @@ def _flat(row: dict) -> dict[str, str]:
     for name, value in row.get("metrics", {}).items():
         flat[name.replace("_", " ")] = f"{value:.1f}" if isinstance(value, float) else str(value)
     if "file" in row.get("bytes", {}):
-        flat["file"] = f"{row['bytes']['file'] / 1e6:.2f} MB"
+        size = row["bytes"]["file"]
+        flat["file"] = f"{size / 1e6:.2f} MB" if size >= 1e6 else f"{size / 1e3:.0f} kB"
     for name, value in row.get("ratio", {}).items():
         flat[f"smaller ({name.replace('_', ' ')})"] = f"{value:.1f}x"
     return flat

@@ -2,9 +2,11 @@
 
 from .base import Explorer, choice
 from .budget import budget, budget_explorer, draw_budget
-from .tradeoff import compressed_bert_explorer, draw_tradeoff, join, untrained
+from .tradeoff import BITS, RANKS, compressed_bert_explorer, draw_tradeoff, join, untrained
 
 __all__ = [
+    "BITS",
+    "RANKS",
     "Explorer",
     "budget",
     "budget_explorer",
