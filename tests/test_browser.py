@@ -188,8 +188,10 @@ def photograph(page, name):
 @pytest.mark.parametrize("stem", NOTEBOOKS)
 def test_notebook_in_the_browser(page, lab, stem):
     open_notebook(page, lab, stem)
-    stored = page.locator(".jp-OutputArea-output .js-plotly-plot, .jp-OutputArea-output img")
-    stored.nth(1).wait_for()  # a freshly opened notebook shows its pictures
+    stored = page.locator(".jp-OutputArea-output :is(.js-plotly-plot, img)")
+    stored.nth(1).wait_for(state="attached")  # a freshly opened notebook shows its pictures
+    cut = "all => all.filter(e => e.offsetWidth > e.closest('.jp-OutputArea').clientWidth).length"
+    assert stored.evaluate_all(cut) == 0, "and none of them is cut off"
     assert "Error displaying widget" not in page.inner_text(".jp-Notebook")
 
     run_all(page)

@@ -68,7 +68,7 @@ def still(spec: dict) -> str:
     """Return a figure's PNG in base64."""
     spec = {key: value for key, value in spec.items() if key != "config"}
     height = spec["layout"].get("height", HEIGHT)
-    png = plotly.io.to_image(spec, format="png", width=WIDTH, height=height, scale=1.5)
+    png = plotly.io.to_image(spec, format="png", width=WIDTH, height=height)
     return base64.b64encode(png).decode() + "\n"
 
 

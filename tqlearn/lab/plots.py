@@ -11,7 +11,9 @@ import plotly.graph_objects as go
 from IPython.display import display
 
 PLOTLY = "application/vnd.plotly.v1+json"
-WIDTH, HEIGHT = 860, 420  # pixels of a still picture; live figures fill the width of the page
+# pixels of a still picture; JupyterLab shows it at this size until the mouse comes near, so it has
+# to fit beside the file browser. Live figures fill the width of the page.
+WIDTH, HEIGHT = 780, 420
 
 # Okabe and Ito's palette: told apart by readers with any of the usual color vision deficiencies
 BLUE, ORANGE, GREEN, RED = "#0072B2", "#E69F00", "#009E73", "#D55E00"
