@@ -9,6 +9,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
+SHOWN = ("qtc_atis", "qtc_atis_scratch", "layers", "embedded_student")  # the others are linked
 NOTHING = "No benchmark has been recorded yet; `make bench` writes them.\n"
 
 
@@ -27,8 +28,6 @@ def cells(row: dict) -> dict[str, str]:
         text[f"smaller ({name.replace('_', ' ')})"] = f"{value:.1f}x"
     if "speedup" in row.get("speed", {}):
         text["faster"] = f"{row['speed']['speedup']:.2f}x"
-    if row.get("note"):
-        text["note"] = row["note"]
     return {column: value.replace("|", "\\|") for column, value in text.items()}
 
 
@@ -36,11 +35,15 @@ def table(result: dict, path: Path) -> str:
     """A result as a Markdown table under its name, with the command that wrote it."""
     rows = [cells(row) for row in result["rows"]]
     columns = list(dict.fromkeys(column for row in rows for column in row))
-    columns.sort(key="note".__eq__)  # the note goes last, everything else keeps its place
     lines = [columns, ["---"] * len(columns), *([row.get(c, "") for c in columns] for row in rows)]
-    head = f"**[{result['name']}](benchmarks/results/{path.name})**: `{result['command']}`, "
+    script = " ".join(result["command"].split()[:2])  # the JSON has the whole command
+    head = f"**[{result['name']}](benchmarks/results/{path.name})**: `{script}`, "
     head += f"seed {result['seed']}, {result['date'][:10]}\n\n"
-    return head + "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    notes = list(dict.fromkeys(row["note"] for row in result["rows"] if row.get("note")))
+    if len(notes) > 1:  # say whose each one is
+        notes = [f"{row['model']}: {row['note']}" for row in result["rows"] if row.get("note")]
+    foot = f"\n{'. '.join(notes)}.\n" if notes else ""
+    return head + "".join(f"| {' | '.join(line)} |\n" for line in lines) + foot
 
 
 def readme(text: str, results: Path) -> str:
@@ -53,7 +56,12 @@ def readme(text: str, results: Path) -> str:
         raise ValueError(f"README.md must hold {BEGIN} and {END} once each")
     before, rest = text.split(BEGIN)
     after = rest.split(END)[1]
-    tables = [table(json.loads(p.read_text()), p) for p in sorted(results.glob("*.json"))]
+    found = {p.stem: p for p in sorted(results.glob("*.json"))}
+    shown = [found[name] for name in SHOWN if name in found]
+    tables = [table(json.loads(p.read_text()), p) for p in shown]
+    if rest := [p for p in found.values() if p not in shown]:
+        links = ", ".join(f"[{p.stem}](benchmarks/results/{p.name})" for p in rest)
+        tables.append(f"More: {links}.\n")
     return before + BEGIN + "\n" + ("\n".join(tables) or NOTHING) + END + after
 
 

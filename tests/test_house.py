@@ -204,22 +204,31 @@ def test_readme_tables_say_what_the_json_says(tmp_path):
     tables = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(tables)
     rows = [
-        {"model": "dense", "role": "baseline", "bytes": {"file": 91_000_000}, "note": "a | b"},
+        {"model": "dense", "role": "baseline", "bytes": {"file": 91_000_000}, "note": "one seed"},
         {
-            "model": "tt",
+            "model": "t|t",
             "role": "student",
             "metrics": {"slot_f1": 93.456},
             "ratio": {"file": 63.04},
         },
     ]
-    head = {"name": "atis", "command": "python x.py", "seed": 0, "date": "2026-01-02T03:04"}
-    (tmp_path / "atis.json").write_text(json.dumps({**head, "rows": rows}))
+    head = {
+        "name": "qtc_atis",
+        "command": "python x.py --work y",
+        "seed": 0,
+        "date": "2026-01-02T03:04",
+    }
+    for name in ("qtc_atis", "zebra"):
+        (tmp_path / f"{name}.json").write_text(json.dumps({**head, "rows": rows}))
     text = tables.readme(f"before {tables.BEGIN} old {tables.END} after", tmp_path)
     assert text.startswith("before ") and text.endswith(" after") and " old " not in text
-    assert "| model | role | file | slot f1 | smaller (file) | note |" in text
-    assert "| dense | baseline | 91.00 MB |  |  | a \\| b |" in text
-    assert "| tt | student |  | 93.46 | 63.0x |  |" in text
-    assert "2026-01-02\n" in text and tables.readme(text, tmp_path) == text
+    assert "| model | role | file | slot f1 | smaller (file) |" in text
+    assert "| dense | baseline | 91.00 MB |  |  |" in text
+    assert "| t\\|t | student |  | 93.46 | 63.0x |" in text
+    assert "\none seed.\n" in text and "More: [zebra](benchmarks/results/zebra.json)." in text
+    assert (
+        "`python x.py`" in text and "2026-01-02\n" in text and tables.readme(text, tmp_path) == text
+    )
     with pytest.raises(ValueError, match="once each"):
         tables.readme("no markers", tmp_path)
 
