@@ -135,7 +135,9 @@ def page(lab, browser):
 def open_notebook(page, lab, stem):
     """Open a notebook and wait until its kernel is ready."""
     url, token = lab
-    page.goto(f"{url}/lab/tree/{stem}.ipynb?token={token}")
+    page.goto(
+        f"{url}/lab/workspaces/{stem}/tree/{stem}.ipynb?token={token}"
+    )  # no other tab is open
     page.wait_for_selector(".jp-Notebook .jp-Cell")
     page.locator("#jp-main-statusbar", has_text="| Idle").wait_for()  # before, "Run All" is lost
     assert page.locator(".jp-Dialog").count() == 0
