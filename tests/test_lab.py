@@ -132,9 +132,9 @@ def test_results_come_from_the_file_alone(tmp_path):
     (tmp_path / "x.json").write_text(json.dumps(record))
     found = results.measured("x", tmp_path)
     assert found.cells == [
-        ["model", "role", "intent accuracy", "file", "smaller (file)"],
-        ["teacher", "baseline", "98.7", "", ""],
-        ["student", "student", "", "1.42 MB", "64.0x"],
+        ["model", "intent %", "file", "whole file"],
+        ["teacher", "98.7", "", ""],
+        ["student", "", "1.42 MB", "64.0x"],
     ]
     assert "seed 0, 2026-01-02: python x" in str(found) and "<td>98.7</td>" in found._repr_html_()
 

@@ -4,8 +4,12 @@ import json
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
+from textwrap import fill
 
 RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"
+
+# heads of "how many times smaller", by what was counted
+SMALLER = {"nominal": "nominal", "with_metadata": "with scales", "file": "whole file"}
 
 
 @dataclass(frozen=True)
@@ -41,7 +45,7 @@ class Measured:
             "  ".join(f(cell, w) for f, cell, w in zip(pad, line, widths, strict=True)).rstrip()
             for line in self.cells
         ]
-        return "\n".join([self.origin, *lines])
+        return "\n".join([fill(self.origin, 96, subsequent_indent="    "), *lines])
 
     def _repr_html_(self) -> str:
         if not self.rows:
@@ -74,12 +78,14 @@ def measured(name: str, folder: Path = RESULTS) -> Measured:
 
 def _flat(row: dict) -> dict[str, str]:
     """One row as head -> text: model, metrics in percent, bytes of the file, ratios."""
-    flat = {"model": row["model"], "role": row["role"]}
+    flat = {"model": row["model"]}
     for name, value in row.get("metrics", {}).items():
-        flat[name.replace("_", " ")] = f"{value:.1f}" if isinstance(value, float) else str(value)
+        flat[name.replace("_accuracy", " %").replace("_", " ")] = (
+            f"{value:.1f}" if isinstance(value, float) else str(value)
+        )
     if "file" in row.get("bytes", {}):
         size = row["bytes"]["file"]
         flat["file"] = f"{size / 1e6:.2f} MB" if size >= 1e6 else f"{size / 1e3:.0f} kB"
     for name, value in row.get("ratio", {}).items():
-        flat[f"smaller ({name.replace('_', ' ')})"] = f"{value:.1f}x"
+        flat[SMALLER[name]] = f"{value:.1f}x"
     return flat

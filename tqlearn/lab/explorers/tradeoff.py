@@ -107,7 +107,7 @@ def draw_tradeoff(
     )
     what = next(name for name, key in METRICS.items() if key == metric)
     return fig, (
-        f"<b>{chosen['ratio']:.1f} times smaller than the teacher.</b> {what.capitalize()}: "
+        f"<b>{chosen['ratio']:.1f} times smaller than the teacher.</b> {what[0].upper()}{what[1:]}: "
         f"{before:.1f} % straight after compression, {after:.1f} % after the lessons "
         f"(teacher: {teacher[metric]:.1f} %)."
     )
