@@ -106,8 +106,9 @@ def draw_tradeoff(
         yaxis_range=[0, 104],
     )
     what = next(name for name, key in METRICS.items() if key == metric)
+    what = what[0].upper() + what[1:]
     return fig, (
-        f"<b>{chosen['ratio']:.1f} times smaller than the teacher.</b> {what[0].upper()}{what[1:]}: "
+        f"<b>{chosen['ratio']:.1f} times smaller than the teacher.</b> {what}: "
         f"{before:.1f} % straight after compression, {after:.1f} % after the lessons "
         f"(teacher: {teacher[metric]:.1f} %)."
     )
