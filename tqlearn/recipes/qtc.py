@@ -59,8 +59,10 @@ class QTCArguments:
     bits: int = field(default=4, metadata={"help": "of every core, 2 to 8; 32 leaves floats"})
     rest_bits: int = field(default=32, metadata={"help": "of positions and heads; 32: floats"})
     scale_init: str = field(default="lsq", metadata={"help": "start of the scales: lsq, max, mse"})
-    rank: int | None = field(default=None, metadata={"help": "middle rank of linear layers"})
-    embedding_rank: int | None = field(default=None, metadata={"help": "inner ranks of the table"})
+    rank: int | None = field(default=None, metadata={"help": "middle rank; None: as in SHAPES"})
+    embedding_rank: int | None = field(
+        default=None, metadata={"help": "of the table; None: as in SHAPES"}
+    )
     steps_per_stage: int | None = field(default=None, metadata={"help": "None: half of training"})
     final_learning_rate: float | None = field(default=None, metadata={"help": "joint stage"})
     scale_learning_rate: float = field(default=1e-5, metadata={"help": "of quantizer scales"})
@@ -92,7 +94,7 @@ def plan(width, arguments, init="svd", counts=None):
 
 
 def losses(schedule):
-    """Return the losses of the spec sheet, 5.2, for a Trainer that keeps ``schedule`` in step."""
+    """Return the losses of spec sheet QTC, 5.2, for a Trainer that keeps ``schedule`` in step."""
 
     def terms(student, teacher, inputs):
         maps = (student.attentions, teacher.attentions)
