@@ -1,5 +1,6 @@
 """transformers models: compressed by a two-line plan, saved, and reloaded in a new process."""
 
+import copy
 import json
 import re
 import subprocess
@@ -13,6 +14,7 @@ from transformers import (
     AutoModel,
     AutoModelForImageClassification,
     AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
     BertConfig,
     BertForSequenceClassification,
     DistilBertConfig,
@@ -274,7 +276,24 @@ def test_layers_offloaded_to_disk_are_not_lost(tmp_path, verb):
 
 def test_another_methods_config_is_not_overwritten():
     cls, config, _ = FAMILIES["bert"]
-    model = cls(config)
+    model = cls(copy.deepcopy(config))
     model.config.quantization_config = {"quant_method": "gptq"}
     with pytest.raises(ValueError, match="quantized by 'gptq' already"):
         tq.compress(model, {"*.query": [tq.LSQ(bits=4)]})
+
+
+def test_a_folder_loads_under_another_head(tmp_path):
+    """A part that is not there (the pooler) is left out, the encoder is the same."""
+    student, inputs = student_of("bert"), inputs_of("bert")
+    tq.pack(student).save_pretrained(tmp_path)
+    other = AutoModelForTokenClassification.from_pretrained(tmp_path)
+    assert torch.equal(
+        other.bert(**inputs).last_hidden_state, student.bert(**inputs).last_hidden_state
+    )
+    tq.pack(tq.calibrate(tq.compress(student_of("bert").bert.eval(), {}))).save_pretrained(
+        tmp_path / "bare"
+    )
+    headed = AutoModelForSequenceClassification.from_pretrained(tmp_path / "bare")
+    assert torch.equal(
+        headed.bert(**inputs).last_hidden_state, student.bert(**inputs).last_hidden_state
+    )

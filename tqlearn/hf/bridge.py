@@ -82,16 +82,20 @@ class TqlearnQuantizer(HfQuantizer):
 
 
 def _for_model(model: nn.Module, layout: dict) -> dict:
-    """Fit the names to a model loaded with more or less of a head than the one that was saved."""
+    """Fit the names to a model loaded with another head, or none, than the one that was saved.
+
+    A part that this model does not have at all (a head, a pooler) is left out, as transformers does
+    with its weights; a layer missing inside a part that it has stays, for ``rebuild`` to refuse.
+    """
     prefix = model.base_model_prefix + "."
     names, has = layout["modules"], {name for name, _ in model.named_modules()}
-    if not prefix.rstrip(".") or set(names) <= has:
-        return layout
-    bare = {n.removeprefix(prefix): entry for n, entry in names.items() if n.startswith(prefix)}
-    if bare and set(bare) <= has:
-        return layout | {"modules": bare}
-    headed = {prefix + name: entry for name, entry in names.items()}
-    return layout | {"modules": headed} if set(headed) <= has else layout
+    if len(prefix) > 1 and not set(names) <= has:
+        if prefix.rstrip(".") not in has:  # the bare encoder, from a folder with a head
+            names = {n.removeprefix(prefix): e for n, e in names.items() if n.startswith(prefix)}
+        elif not any(n.startswith(prefix) for n in names):  # with a head, from a bare encoder
+            names = {prefix + n: e for n, e in names.items()}
+    parts = {n: prefix * n.startswith(prefix) + n.removeprefix(prefix).split(".")[0] for n in names}
+    return layout | {"modules": {n: e for n, e in names.items() if parts[n] in has}}
 
 
 if METHOD not in AUTO_QUANTIZATION_CONFIG_MAPPING:  # a notebook may reload this module
