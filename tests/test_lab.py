@@ -112,10 +112,10 @@ def test_reading_joins_tags_to_spans():
     reading = Reading(words, "flight", tags)
     assert reading.spans == [("from", "new york"), ("to", "boston"), ("when", "today")]
     assert str(reading).splitlines()[:2] == ["intent: flight", "  from: new york"]
-    assert (
-        "from</small>" in reading._repr_html_()
-        and "&lt;" in Reading(["<"], "a", ["O"])._repr_html_()
-    )
+    page = reading._repr_html_()
+    assert page.count("from</small>") == 1 and ">new york</span>" in page  # a span is one box
+    assert "&lt;" in Reading(["<"], "a", ["O"])._repr_html_()
+    assert "student" in Reading(["a"], "b", ["O"], "student")._repr_html_()
 
 
 def test_results_come_from_the_file_alone(tmp_path):

@@ -8,11 +8,12 @@ from . import plots
 
 @dataclass(frozen=True, repr=False)
 class Reading:
-    """A sentence as a model understood it: one intent, one IOB tag per word."""
+    """A sentence as a model (``who``) understood it: one intent, one IOB tag per word."""
 
     words: list[str]
     intent: str
     tags: list[str]
+    who: str = ""
 
     @property
     def spans(self) -> list[tuple[str, str]]:
@@ -39,25 +40,30 @@ class Reading:
     __repr__ = __str__  # what a page without HTML shows
 
     def _repr_html_(self) -> str:
-        slots = list(dict.fromkeys(slot for slot, _ in self.spans))
-        color = {s: plots.COLORS[i % len(plots.COLORS)] for i, s in enumerate(slots)}
-        words = " ".join(
-            escape(word) if tag == "O" else _underlined(word, tag[2:], color[tag[2:]])
-            for word, tag in zip(self.words, self.tags, strict=True)
-        )
-        return f'<p style="font-size:1.1em;line-height:2"><b>{escape(self.intent)}</b>: {words}</p>'
+        spans, pieces, last = iter(self.spans), [], "O"
+        for word, tag in zip(self.words, self.tags, strict=True):
+            if tag == "O":
+                pieces.append(escape(word))
+            elif not (tag.startswith("I-") and last[2:] == tag[2:]):  # a new span, drawn whole
+                slot, words = next(spans)
+                pieces.append(_underlined(words, slot))
+            last = tag
+        who = f"{escape(self.who)} — " if self.who else ""
+        head = f"{who}<b>{escape(self.intent)}</b>: "
+        return f'<p style="font-size:1.1em;line-height:2">{head}{" ".join(pieces)}</p>'
 
 
-def _underlined(word: str, slot: str, color: str) -> str:
-    """A word on its line, the slot in small letters below it."""
+def _underlined(words: str, slot: str) -> str:
+    """Words on their line, the slot below in small letters and in a color of its own."""
+    color = plots.COLORS[sum(map(ord, slot)) % len(plots.COLORS)]
     return (
         '<span style="display:inline-block;text-align:center;vertical-align:top;line-height:1.3">'
-        f'<span style="display:block;border-bottom:3px solid {color}">{escape(word)}</span>'
+        f'<span style="display:block;border-bottom:3px solid {color}">{escape(words)}</span>'
         f'<small style="color:{color}">{escape(slot)}</small></span>'
     )
 
 
-def read(model: object, tokenizer: object, sentence: str) -> Reading:
+def read(model: object, tokenizer: object, sentence: str, who: str = "") -> Reading:
     """Return a model's reading of a sentence, lower-cased and split at blanks.
 
     Raises:
@@ -69,4 +75,4 @@ def read(model: object, tokenizer: object, sentence: str) -> Reading:
     if not words:
         raise ValueError("there is nothing to read: type a sentence")
     intents, tags = predict_joint(model, tokenizer, [words])
-    return Reading(words, intents[0], tags[0])
+    return Reading(words, intents[0], tags[0], who)
