@@ -16,6 +16,8 @@ BENCH ?=
 export OMP_NUM_THREADS ?= 2
 export TOKENIZERS_PARALLELISM ?= false
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
+# compiled files halve the start of a second test run; some containers switch them off
+unexport PYTHONDONTWRITEBYTECODE
 export PYDEVD_DISABLE_FILE_VALIDATION = 1
 
 .PHONY: help env lab test test-unit test-notebooks test-browser notebooks bench lock clean
