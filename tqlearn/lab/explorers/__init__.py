@@ -1,6 +1,6 @@
 """Explorers, one file per notebook: a pure function, a drawing of it, sliders over the drawing."""
 
-from .base import Explorer, choice
+from .base import Explorer, choice, sweep
 from .budget import budget, budget_explorer, draw_budget
 from .tradeoff import BITS, RANKS, compressed_bert_explorer, draw_tradeoff, join, untrained
 
@@ -15,5 +15,6 @@ __all__ = [
     "draw_budget",
     "draw_tradeoff",
     "join",
+    "sweep",
     "untrained",
 ]

@@ -6,12 +6,23 @@ drawn by the same function.
 """
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from itertools import product
 
 import ipywidgets
 import plotly.graph_objects as go
 
 from .. import plots
+
+
+def sweep(function: Callable[..., dict], **grid: Sequence) -> list[dict]:
+    """Call a function at every point of a grid and return one row per point, settings first.
+
+    >>> sweep(lambda rank, bits: {"bytes": rank * bits}, rank=(4, 8), bits=(2,))
+    [{'rank': 4, 'bits': 2, 'bytes': 8}, {'rank': 8, 'bits': 2, 'bytes': 16}]
+    """
+    points = (dict(zip(grid, values, strict=True)) for values in product(*grid.values()))
+    return [point | function(**point) for point in points]
 
 
 class Explorer(ipywidgets.VBox):
