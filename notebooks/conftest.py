@@ -1,8 +1,18 @@
 """pytest under nbval: each notebook must stay within its budget; the run ends with a table."""
 
+import os
+import tempfile
+
 import pytest
 
 from tqlearn.lab.usage import process_usage
+
+
+def pytest_sessionstart(session):
+    """Kernels inherit the name of a new file: no test writes into the reader's ledger."""
+    folder = tempfile.TemporaryDirectory(prefix="tqlearn-ledger-")
+    session.config.add_cleanup(folder.cleanup)
+    os.environ["TQLEARN_LEDGER"] = os.path.join(folder.name, "ledger.json")
 
 
 @pytest.hookimpl(wrapper=True)

@@ -19,6 +19,8 @@ from pathlib import Path
 
 import pytest
 
+from tqlearn.lab import exercises
+
 pytestmark = pytest.mark.browser
 
 ROOT = Path(__file__).parents[1]
@@ -37,6 +39,7 @@ QUIET = [
     "--no-first-run",
 ]
 PATIENCE = 600_000  # milliseconds that a whole notebook may take on a busy machine
+ORANGE, GREEN = "rgb(230, 159, 0)", "rgb(30, 142, 62)"  # check's boxes: TODO and PASS
 BROKEN = (
     "Error displaying widget",
     "Error creating widget",
@@ -187,6 +190,22 @@ def photograph(page, name):
         page.screenshot(path=SHOTS / f"{name}_{number:02}.png")
 
 
+def solve_first_exercise(page, exercise):
+    """Write the solution over the stub, run it and its check: the box says PASS, in green."""
+    todo = page.locator(".jp-RenderedHTML", has_text=f"TODO {exercise.id} not attempted")
+    assert todo.locator("div").evaluate("e => getComputedStyle(e).borderLeftColor") == ORANGE
+    stub = page.locator(".jp-CodeCell", has_text=f"def {exercise.name}(")
+    stub = stub.filter(has_text="raise NotImplementedError")
+    stub.locator(".cm-content").click()
+    page.keyboard.press("ControlOrMeta+a")
+    page.keyboard.insert_text(exercise.solution)
+    page.keyboard.press("Shift+Enter")  # the next cell is the check
+    page.keyboard.press("Shift+Enter")
+    passed = page.locator(".jp-RenderedHTML", has_text=f"PASS {exercise.id} {exercise.title}")
+    passed.wait_for()
+    assert passed.locator("div").evaluate("e => getComputedStyle(e).borderLeftColor") == GREEN
+
+
 @pytest.mark.parametrize("stem", NOTEBOOKS)
 def test_notebook_in_the_browser(page, lab, stem):
     open_notebook(page, lab, stem)
@@ -210,6 +229,10 @@ def test_notebook_in_the_browser(page, lab, stem):
     after = drawn(area)
     assert json.loads(after)[0] != json.loads(before)[0], "the figure's data moved"
     assert json.loads(after)[1] != json.loads(before)[1], "so did its title"
+
+    boxes = page.locator(".jp-RenderedHTML", has_text="not attempted")
+    assert boxes.count() == len(exercises.of(stem[:2]))
+    solve_first_exercise(page, exercises.of(stem[:2])[0])
 
     photograph(page, stem)
     text = page.inner_text(".jp-Notebook")

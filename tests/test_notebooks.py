@@ -16,7 +16,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from tqlearn.lab import usage
+from tqlearn.lab import exercises, usage
 from tqlearn.lab.build import PLOTLY, WIDGET, clean, tagged
 
 ROOT = Path(__file__).parents[1]
@@ -28,6 +28,8 @@ SECTIONS = (  # second-level headings, in this order; the idea's own headings st
     "The library agrees",
     "Explore",
     "Paper and reality",
+    "Exercises",
+    "Your ledger",
     "Recap",
     "References",
 )
@@ -60,7 +62,7 @@ def bundles(cell) -> list[dict]:
 
 def test_there_are_notebooks():
     stems = [path.stem for path in NOTEBOOKS]
-    assert {"00_start_here", "09_compressed_bert"} <= set(stems)
+    assert {"00", "02", "04", "08", "09"} <= {stem[:2] for stem in stems}
     assert all(re.fullmatch(r"\d\d_[a-z0-9_]+", stem) for stem in stems)
     assert sum(path.stat().st_size for path in NOTEBOOKS) < 10e6
 
@@ -127,7 +129,7 @@ def test_every_figure_has_its_picture(path, nb):
     assert path.stat().st_size < 1e6
     pictures = 0
     for cell in code(nb):
-        draws = re.search(r"\bshow\(|_explorer\(", cell.source)
+        draws = re.search(r"(?<!def )\bshow\(|_explorer\(", cell.source)
         found = [data for data in bundles(cell) if "image/png" in data]
         assert bool(found) == bool(draws), cell.source
         for data in found:
@@ -141,19 +143,55 @@ def test_every_figure_has_its_picture(path, nb):
     assert "plotly.min.js" not in path.read_text("utf-8")
 
 
+def anchors(notebook: Path) -> set[str]:
+    """The names that a notebook's headings can be linked by."""
+    lines = markdown(nbformat.read(notebook, as_version=4)).splitlines()
+    headings = [line.lstrip("# ").replace(" ", "-") for line in lines if line.startswith("#")]
+    return {re.sub(r"[^\w-]", "", heading).lower() for heading in headings}
+
+
 def test_links_lead_somewhere(path, nb):
-    text = markdown(nb)
-    anchors = {
-        re.sub(r"[^\w-]", "", line.lstrip("# ").replace(" ", "-")).lower()
-        for line in text.splitlines()
-        if line.startswith("#")
-    }
-    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+    for target in re.findall(r"\]\(([^)\s]+)\)", markdown(nb)):
         if target.startswith("https://"):
             continue
         file, _, anchor = target.partition("#")
-        assert (path.parent / file).exists(), target
-        assert file or anchor.lower() in anchors, target
+        there = path.parent / file if file else path
+        assert there.exists(), target
+        assert not anchor or anchor.lower() in anchors(there), target
+
+
+def test_exercises_are_those_of_the_module(path, nb):
+    """Statement, stub, check and rejoin: four cells each, in the order of the module."""
+    number, cells = path.stem[:2], nb.cells
+    found = [cell.source for cell in cells if cell.source.startswith("### Exercise ")]
+    assert len(found) == len(exercises.of(number)) >= 2
+    for exercise, statement in zip(exercises.of(number), found, strict=True):
+        id, name = exercise.id, exercise.name
+        asked, stub, check, rejoin = cells[(at := cells.index(_cell(cells, statement))) : at + 4]
+        level = f"*{exercise.difficulty} · {exercise.minutes} minutes*"
+        assert asked.source.startswith(f"### Exercise {id}: {exercise.title}\n\n{level}\n\n")
+        assert f'hint("{id}")' in asked.source and f'solution("{id}")' in asked.source
+        assert stub.source == exercise.stub and not stub.outputs
+        assert check.source == f'check("{id}", {name})' and tagged(check, "nbval-check-output")
+        assert check.outputs[0].data["text/plain"].startswith(f"TODO {id} not attempted")
+        assert rejoin.source.startswith(f'{name} = rejoin("{id}", {name})\n\n')
+        assert f"{id}: from here on with the reference" in rejoin.outputs[0].text
+
+
+def _cell(cells, source):
+    return next(cell for cell in cells if cell.source == source)
+
+
+def test_each_notebook_writes_its_rows(path, nb):
+    (cell,) = [cell for cell in code(nb) if "ledger.add(" in cell.source]
+    assert f'ledger.add("{path.stem[:2]}", {{"teacher": teacher,' in cell.source
+    assert "ledger.show()" in cell.source and not tagged(cell, "nbval-check-output")
+    assert cell.outputs[0].text.startswith("nb  model ")
+
+
+def test_learners_notebooks_are_not_graded(nb):
+    assert not [cell for cell in nb.cells if "nbgrader" in cell.metadata]
+    assert not [cell for cell in nb.cells if "SOLUTION" in cell.source]
 
 
 def nbval(notebook: Path) -> subprocess.CompletedProcess:

@@ -17,6 +17,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import nbformat
 import plotly.io
@@ -92,7 +93,9 @@ def clean(nb: NotebookNode) -> None:
 def build(path: Path) -> Usage:
     """Run one notebook, store it, and return what the run has cost."""
     nb = nbformat.read(path, as_version=4)
-    usage = execute(nb, path.parent)
+    with TemporaryDirectory() as fresh:  # as for a reader who begins here
+        os.environ["TQLEARN_LEDGER"] = str(Path(fresh) / "ledger.json")
+        usage = execute(nb, path.parent)
     clean(nb)
     spent = (
         f"about {max(1, round(usage.cpu_seconds))} CPU-seconds, {usage.peak_bytes / 2**30:.1f} GiB"

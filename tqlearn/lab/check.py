@@ -58,7 +58,7 @@ class Outcome:
         return f'<div style="{style};padding:8px 12px;margin:4px 0">{body}</div>'
 
 
-def check(id: str, function: Callable, seed: int = 0) -> Outcome:
+def check(id: str, function: object, seed: int = 0) -> Outcome:
     """Judge an answer.
 
     Args:
@@ -118,7 +118,7 @@ def solution(id: str, reveal: bool = False) -> Outcome:
     exercise = exercises.find(id)
     if id in _attempted or reveal:
         return Outcome("NOTE", f"Solution {id}: {exercise.title}", code=exercise.solution)
-    more = f'check("{id}", {exercise.name}) counts as a try; solution("{id}", reveal=True) shows it now.'
+    more = f'check("{id}", {exercise.name}) counts as one; solution("{id}", reveal=True) opens now.'
     return Outcome("NOTE", f"Solution {id} opens after your first try", more)
 
 

@@ -10,6 +10,7 @@ import json
 import os
 import time
 from collections.abc import Mapping
+from math import log10
 from pathlib import Path
 from statistics import median
 
@@ -130,9 +131,10 @@ def table(entries: list[dict]) -> str:
 def draw(entries: list[dict]) -> go.Figure:
     """Draw bytes against slot F1; the area of a dot is its multiply-adds."""
     most = max(row["macs"] for row in entries)
+    sizes = [row["bytes"] / 1e3 for row in entries]
     return plots.figure(
         go.Scatter(
-            x=[row["bytes"] / 1e3 for row in entries],
+            x=sizes,
             y=[row["slot_f1"] for row in entries],
             text=[row["model"] for row in entries],
             textposition="bottom center",
@@ -148,6 +150,8 @@ def draw(entries: list[dict]) -> go.Figure:
         x="kilobytes of the whole file (logarithmic)",
         y="slots, span F1 in percent",
         xaxis_type="log",
+        xaxis_range=[log10(min(sizes)) - 0.2, log10(max(sizes)) + 0.2],
+        xaxis_tickvals=[digit * 10**power for power in range(6) for digit in (1, 2, 5)],
         yaxis_range=[0, 105],
     )
 

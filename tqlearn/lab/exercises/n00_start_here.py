@@ -36,7 +36,10 @@ def _bytes(vocabulary, positions, width, inner, layers):
 
 
 def _sizes(generator):
-    return [(30522, 512, 768, 3072, 12), (1000, 64, 128, 512, 2), (800, 512, 384, 1536, 6)]
+    yield 30522, 512, 768, 3072, 12
+    for layers in (2, 6):
+        vocabulary, positions, width = torch.randint(64, 2048, (3,), generator=generator).tolist()
+        yield vocabulary, positions, width, 4 * width, layers
 
 
 def unpack(packed, count):
