@@ -94,6 +94,42 @@ def attentions(
     return masked_mean(rows, mask)
 
 
+def hidden_mse(
+    student: Float[Tensor, "batch tokens width"],
+    teacher: Float[Tensor, "batch tokens width"],
+    mask: Shaped[Tensor, "batch tokens"],
+) -> Float[Tensor, ""]:
+    """Return the mean squared error of hidden states over the real tokens and the width.
+
+    Source: spec sheet KroneckerBERT, 2.1 (L_emb, L_ffn), with its recommended mean over valid
+    elements.
+    """
+    student, teacher = _wide(student, teacher)
+    return masked_mean((student - teacher).square().mean(-1), mask)
+
+
+def score_mse(
+    student: Float[Tensor, "batch heads tokens tokens"],
+    teacher: Float[Tensor, "batch heads tokens tokens"],
+    mask: Shaped[Tensor, "batch tokens"],
+) -> Float[Tensor, ""]:
+    """Return the mean squared error of attention scores (before the softmax) over real pairs.
+
+    A pair counts if both its query and its key are real tokens; padded ones hold no lesson, and
+    where a model adds its mask to the scores they would drown all others.
+
+    Source: spec sheet KroneckerBERT, 2.1 (L_att), with its recommended mask.
+
+    >>> scores = torch.randn(2, 4, 3, 3)
+    >>> score_mse(scores, scores, torch.tensor([[1, 1, 0], [1, 1, 1]])).item()
+    0.0
+    """
+    student, teacher = _wide(student, teacher)
+    real = mask.bool()
+    pairs = (real[:, :, None] & real[:, None, :])[:, None].expand_as(student)
+    return masked_mean((student - teacher).square().masked_fill(~pairs, 0.0), pairs)
+
+
 @dataclass(frozen=True)
 class LayerSchedule:
     """The cumulative layer-by-layer schedule: half of training adds a layer at a time.

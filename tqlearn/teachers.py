@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from huggingface_hub import get_hf_file_metadata, hf_hub_url, snapshot_download
 from huggingface_hub.errors import LocalEntryNotFoundError
-from transformers import AutoTokenizer, BertConfig, BertModel
+from transformers import AutoTokenizer, BertConfig, BertForSequenceClassification, BertModel
 
 from .hf.joint import BertForJointIntentSlot, joint_settings
 
@@ -70,6 +70,42 @@ def joint_from_encoder(encoder, tokenizer, intents, slots, label_smoothing=0.1, 
         TypeError: ``encoder`` is not a ``BertModel``.
         ValueError: the tokenizer has more ids than the encoder has rows.
     """
+    _check_encoder(encoder, tokenizer)
+    config = joint_settings(deepcopy(encoder.config), intents, slots, label_smoothing, pooling)
+    model = BertForJointIntentSlot(config)
+    weights = {k: v for k, v in encoder.state_dict().items() if not k.startswith("pooler.")}
+    model.bert.load_state_dict(weights)
+    return model
+
+
+def classifier_from_encoder(encoder, tokenizer, labels):
+    """A ``BertForSequenceClassification`` around a pre-trained ``BertModel``; its head is random.
+
+    The encoder's weights are copied, its pooler included; one that has none gets a fresh one.
+
+    Args:
+        labels: names of the classes, in the order of their numbers.
+
+    Raises:
+        TypeError: ``encoder`` is not a ``BertModel``.
+        ValueError: the tokenizer has more ids than the encoder has rows, or fewer than two labels.
+    """
+    _check_encoder(encoder, tokenizer)
+    if len(labels) < 2:
+        raise ValueError(f"a classifier needs at least two labels, got {list(labels)}")
+    config = deepcopy(encoder.config)
+    config.num_labels = len(labels)
+    config.id2label = dict(enumerate(labels))
+    config.label2id = {label: i for i, label in enumerate(labels)}
+    model = BertForSequenceClassification(config)
+    missing, unexpected = model.bert.load_state_dict(encoder.state_dict(), strict=False)
+    lost = [name for name in missing if not name.startswith("pooler.")]
+    if lost or unexpected:
+        raise ValueError(f"the encoder's weights do not fit BERT: {[*lost, *unexpected]}")
+    return model
+
+
+def _check_encoder(encoder, tokenizer):
     if not isinstance(encoder, BertModel):
         raise TypeError(f"the encoder must be a BertModel, got {type(encoder).__name__}")
     if len(tokenizer) > encoder.config.vocab_size:
@@ -77,11 +113,6 @@ def joint_from_encoder(encoder, tokenizer, intents, slots, label_smoothing=0.1, 
             f"the tokenizer has {len(tokenizer)} ids, the encoder {encoder.config.vocab_size} "
             "rows; load both from the same place"
         )
-    config = joint_settings(deepcopy(encoder.config), intents, slots, label_smoothing, pooling)
-    model = BertForJointIntentSlot(config)
-    weights = {k: v for k, v in encoder.state_dict().items() if not k.startswith("pooler.")}
-    model.bert.load_state_dict(weights)
-    return model
 
 
 def verify(file, expected):
@@ -115,6 +146,8 @@ def _joint_or_encoder(folder):
     config = BertConfig.from_pretrained(folder)
     if getattr(config, "intent_labels", None):
         return BertForJointIntentSlot.from_pretrained(folder)
+    if config.architectures == ["BertForSequenceClassification"]:
+        return BertForSequenceClassification.from_pretrained(folder)
     return BertModel.from_pretrained(folder)
 
 

@@ -1,5 +1,6 @@
 """tqlearn for transformers models: joint model, data and metrics, the bridge, the trainer."""
 
+from .attention import SCORES
 from .bridge import TqlearnConfig, TqlearnQuantizer
 from .joint import (
     BertForJointIntentSlot,
@@ -9,10 +10,17 @@ from .joint import (
     joint_config,
 )
 from .metrics import evaluate_joint, joint_metrics, predict_joint, trainer_metrics
+from .sentences import (
+    encode_sentences,
+    evaluate_sentences,
+    predict_sentences,
+    sentence_metrics,
+)
 from .trainer import DistillTrainer, LayerByLayer, ScaleTrainer
 from .words import word_tokenizer
 
 __all__ = [
+    "SCORES",
     "BertForJointIntentSlot",
     "DistillTrainer",
     "JointCollator",
@@ -22,10 +30,14 @@ __all__ = [
     "TqlearnConfig",
     "TqlearnQuantizer",
     "encode_joint",
+    "encode_sentences",
     "evaluate_joint",
+    "evaluate_sentences",
     "joint_config",
     "joint_metrics",
     "predict_joint",
+    "predict_sentences",
+    "sentence_metrics",
     "trainer_metrics",
     "word_tokenizer",
 ]

@@ -102,6 +102,8 @@ class DistillTrainer(ScaleTrainer):
         teacher: any model that takes the same batches; it is put into eval mode and never trained.
         losses: called as losses(student_output, teacher_output, inputs), both with hidden states
             and attention maps; returns named terms, whose sum is the loss. Each is logged by name.
+        attention: what the maps hold: "eager", probabilities; ``attention.SCORES``, the scores
+            before the softmax.
         **kwargs: whatever ``ScaleTrainer`` and ``Trainer`` take.
 
     Evaluation and prediction use the student alone.
@@ -112,9 +114,11 @@ class DistillTrainer(ScaleTrainer):
         *args,
         teacher: nn.Module,
         losses: Losses,
+        attention: str = "eager",
         **kwargs,
     ) -> None:
         super().__init__(*args, **kwargs)
+        self.attention = attention
         self.teacher = teacher.eval().to(self.args.device)
         self.losses = losses
         self.loss_is_scaled_for_ga = False
@@ -122,11 +126,11 @@ class DistillTrainer(ScaleTrainer):
         self._terms_count = 0
 
     def train(self, *args, **kwargs):
-        """Train with eager attention, the only kind that returns maps; put the old kind back."""
+        """Train with a kind of attention that returns maps; put the old kind back."""
         models = (self.teacher, self.model)
         kinds = [model.config._attn_implementation for model in models]
         for model in models:
-            model.set_attn_implementation("eager")
+            model.set_attn_implementation(self.attention)
         try:
             return super().train(*args, **kwargs)
         finally:

@@ -1,7 +1,9 @@
-"""Fine-tune an encoder, or train one from scratch, as a joint intent + slot model.
+"""Fine-tune an encoder: joint intents and slots (also from scratch), or sentences into classes.
 
     python -m tqlearn.recipes.finetune --data atis --source local --teacher minilm \
         --output_dir runs/atis_teacher --num_train_epochs 16 --learning_rate 2e-4
+    python -m tqlearn.recipes.finetune --data sst2 --source local --teacher minilm \
+        --output_dir runs/sst2_teacher --num_train_epochs 4 --learning_rate 5e-5
 
 Every ``TrainingArguments`` option works; ``accelerate launch -m tqlearn.recipes.finetune`` runs the
 same on several processes (on CPUs: ``ACCELERATE_USE_CPU=true accelerate launch --multi_gpu
@@ -19,6 +21,7 @@ from .. import data, teachers
 from ..hf import running
 from ..hf.joint import BertForJointIntentSlot, JointCollator, encode_joint, joint_config
 from ..hf.metrics import evaluate_joint, trainer_metrics
+from ..hf.sentences import encode_sentences, evaluate_sentences, sentence_metrics
 from ..hf.words import word_tokenizer
 
 
@@ -45,7 +48,7 @@ class FinetuneArguments:
 
 
 def build(arguments, dd, intents, slots):
-    """(model, tokenizer) to train: a pre-trained encoder with fresh heads, or a fresh model."""
+    """(joint model, tokenizer): a pre-trained encoder with fresh heads, or a fresh model."""
     if arguments.teacher == "scratch":
         tokenizer = word_tokenizer(dd)
         config = joint_config(
@@ -65,6 +68,17 @@ def build(arguments, dd, intents, slots):
     return teachers.joint_from_encoder(encoder, tokenizer, *labels), tokenizer
 
 
+def build_classifier(arguments, dd):
+    """(classifier, tokenizer): a pre-trained encoder with a fresh head."""
+    if arguments.teacher == "scratch":
+        raise ValueError("sentences need a pre-trained encoder: --teacher minilm, or a folder")
+    encoder, tokenizer = teachers.load(arguments.teacher)
+    classes = [str(label) for label in sorted(set(dd["train"]["label"]))]
+    return teachers.classifier_from_encoder(
+        getattr(encoder, "bert", encoder), tokenizer, classes
+    ), tokenizer
+
+
 def repeat_rare(train, minimum, most=8):
     """The split with sentences of rare intents repeated, so that rare labels are learned too."""
     counts = Counter(train["intent"])
@@ -78,24 +92,32 @@ def finetune(arguments, training):
     """Train, keep the best epoch, write model, tokenizer and metrics.json; returns the metrics."""
     set_seed(training.seed)
     dd = data.load(arguments.data, arguments.source, arguments.folder)
-    intents, slots = data.labels(dd)
-    model, tokenizer = build(arguments, dd, intents, slots)
-    if arguments.min_per_intent:
-        dd["train"] = repeat_rare(dd["train"], arguments.min_per_intent)
-    encoded = encode_joint(dd, tokenizer, intents, slots, arguments.max_length)
+    if "label" in dd["train"].column_names:
+        model, tokenizer = build_classifier(arguments, dd)
+        encoded = encode_sentences(dd, tokenizer, arguments.max_length)
+        collator, compute, evaluate = None, sentence_metrics, evaluate_sentences
+        training.label_names = ["labels"]
+    else:
+        intents, slots = data.labels(dd)
+        model, tokenizer = build(arguments, dd, intents, slots)
+        if arguments.min_per_intent:
+            dd["train"] = repeat_rare(dd["train"], arguments.min_per_intent)
+        encoded = encode_joint(dd, tokenizer, intents, slots, arguments.max_length)
+        collator, compute = JointCollator(tokenizer), trainer_metrics(intents, slots)
+        evaluate = evaluate_joint
     trainer = Trainer(
         model,
         training,
         train_dataset=encoded["train"],
         eval_dataset=encoded["validation"],
-        data_collator=JointCollator(tokenizer),
-        compute_metrics=trainer_metrics(intents, slots),
+        data_collator=collator,
+        compute_metrics=compute,
         processing_class=tokenizer,
     )
     trainer.train(resume_from_checkpoint=running.newest_checkpoint(training))
     trainer.save_model()
     split = "test" if "test" in dd else "validation"
-    metrics = evaluate_joint(trainer.model, tokenizer, dd[split], max_length=arguments.max_length)
+    metrics = evaluate(trainer.model, tokenizer, dd[split], max_length=arguments.max_length)
     if trainer.is_world_process_zero():
         running.write_metrics("finetune", training, arguments.data, split, metrics, trainer.state)
     return metrics
