@@ -16,7 +16,7 @@ SCORES = "tqlearn_scores"
 def scores_attention(
     module, query, key, value, attention_mask, scaling=None, dropout=0.0, **kwargs
 ):
-    """(batch, heads, tokens, width) each -> output (batch, tokens, heads, width), and the scores."""
+    """(batch, heads, tokens, width) -> output (batch, tokens, heads, width), and the scores."""
     scaling = query.size(-1) ** -0.5 if scaling is None else scaling
     scores = torch.matmul(query, key.transpose(2, 3)) * scaling
     masked = scores if attention_mask is None else scores + attention_mask
