@@ -258,3 +258,39 @@ def test_real_sst2(data_folder, name, train):
     dd = tqlearn.data.load(name, source="local", folder=data_folder)
     assert {split: len(dd[split]) for split in dd} == {"train": train, "validation": 872}
     assert sum(dd["validation"]["label"]) == 444
+
+
+def test_other_peoples_reviews(tmp_path):
+    folder = tmp_path / "robustness" / "uci_sentences"
+    folder.mkdir(parents=True)
+    for site in ("imdb", "yelp", "amazon_cells"):
+        with gzip.open(folder / f"{site}_labelled.txt.gz", "wt") as file:
+            file.write(f"on {site}, fine\t1\nno\t0\n")
+    dd = tqlearn.data.load("uci", source="local", folder=tmp_path)
+    assert list(dd) == ["imdb", "yelp", "amazon_cells"]
+    assert dd["yelp"][:] == {"sentence": ["on yelp, fine", "no"], "label": [1, 0]}
+    folder = tmp_path / "robustness" / "imdb_counterfactual" / "new"
+    folder.mkdir(parents=True)
+    for label, number in (("Negative", 0), ("Positive", 1), ("Good", None)):
+        with gzip.open(folder / "test.tsv.gz", "wt") as file:
+            file.write(f"Sentiment\tText\n{label}\tso<br /><br />it  goes\n")
+        if number is None:
+            with pytest.raises(ValueError, match="row 1: expected sentence and 0 or 1"):
+                tqlearn.data.load("imdb_counterfactual", source="local", folder=tmp_path)
+        else:
+            dd = tqlearn.data.load("imdb_counterfactual", source="local", folder=tmp_path)
+            assert dd["test"][:] == {"sentence": ["so it goes"], "label": [number]}
+
+
+def test_real_reviews_and_text(data_folder):
+    """Sizes from the folder's own README; all labels balanced as it says."""
+    imdb = tqlearn.data.load("imdb", source="local", folder=data_folder)["test"]
+    assert len(imdb) == 488 and sum(imdb["label"]) == 245
+    new = tqlearn.data.load("imdb_counterfactual", source="local", folder=data_folder)["test"]
+    assert len(new) == 488 and sum(new["label"]) == 243, "every label is flipped"
+    uci = tqlearn.data.load("uci", source="local", folder=data_folder)
+    assert {split: (len(uci[split]), sum(uci[split]["label"])) for split in uci} == {
+        "imdb": (1000, 500), "yelp": (1000, 500), "amazon_cells": (1000, 500)}  # fmt: skip
+    text = tqlearn.data.load("text", source="local", folder=data_folder)["train"]["text"]
+    assert len(text) == 6920 + 13084 + 1707 + 800 + 29000 and all(text)
+    assert not any("<br" in line for line in text)

@@ -23,7 +23,8 @@ def load(name, source=None, folder=None, revision=None):
 
     Args:
         name: "flights" (embedded); "atis", "snips", "sst2", "sst2_phrases" (GLUE's SST-2) from a
-            folder; "sst2_phrases" and "atis" from the hub.
+            folder, and there too "imdb", "imdb_counterfactual" and "uci" (sentiment, to test on)
+            and "text" (unlabelled English); "sst2_phrases" and "atis" from the hub.
         source: "embedded", "local" or "hub". May be left out for "flights" only.
         folder: root of the local data, for ``source="local"``; default is $TQLEARN_DATA.
         revision: commit of the hub data set, for ``source="hub"``; a verified one is built in
@@ -31,7 +32,8 @@ def load(name, source=None, folder=None, revision=None):
 
     Returns:
         Joint sets have the columns ``tokens`` (list of str), ``slots`` (list of str, IOB) and
-        ``intent`` (str); SST-2 has ``sentence`` (str) and ``label`` (0 negative, 1 positive).
+        ``intent`` (str); sentiment has ``sentence`` (str) and ``label`` (0 negative, 1 positive);
+        plain text has ``text`` (str).
 
     Raises:
         ValueError: unknown name or source, source not given, missing folder or file, empty split.

@@ -1,6 +1,7 @@
-"""Data sets in a local folder: ATIS and SNIPS (seq.in / seq.out / label), SST-2."""
+"""Data sets in a local folder: ATIS and SNIPS (seq.in / seq.out / label), sentiment, plain text."""
 
 import gzip
+import json
 import os
 from pathlib import Path
 
@@ -12,6 +13,15 @@ SENTIMENT = {
     "sst2": ("sst2_sentences", {"train": "train.txt.gz", "validation": "dev.txt.gz"}),
     "sst2_phrases": ("glue/SST-2", {"train": "train.tsv.gz", "validation": "dev.tsv.gz"}),
 }
+# other people's reviews, to see whether a model of SST-2 holds up; test splits only
+ELSEWHERE = {
+    "imdb": {"test": "robustness/imdb_counterfactual/orig/test.tsv.gz"},
+    "imdb_counterfactual": {"test": "robustness/imdb_counterfactual/new/test.tsv.gz"},
+    "uci": {
+        site: f"robustness/uci_sentences/{site}_labelled.txt.gz"
+        for site in ("imdb", "yelp", "amazon_cells")
+    },
+}
 
 
 def read(name, folder, ways):
@@ -20,7 +30,7 @@ def read(name, folder, ways):
     Raises:
         ValueError: unknown name, no folder named, folder or file missing, rows that do not match.
     """
-    known = [*JOINT, *SENTIMENT]
+    known = [*JOINT, *SENTIMENT, *ELSEWHERE, "text"]
     if name not in known:
         raise ValueError(f"local data sets are {known}, got {name!r}; {ways}")
     if folder is None:
@@ -32,6 +42,11 @@ def read(name, folder, ways):
         raise ValueError(f"{name}: folder {str(root)!r} does not exist; {ways}")
     if name in JOINT:
         splits = {split: _joint(root / name / sub) for split, sub in JOINT[name].items()}
+    elif name in ELSEWHERE:
+        rows = _website if name == "uci" else _review
+        splits = {split: rows(root / file) for split, file in ELSEWHERE[name].items()}
+    elif name == "text":
+        splits = {"train": {"text": _text(root)}}
     else:
         sub, files = SENTIMENT[name]
         rows = _sentence if name == "sst2" else _phrase
@@ -64,6 +79,34 @@ def _sentence(path):
 def _phrase(path):
     """Header, then sentence, tab, label; no quoting."""
     return _labeled(path, [tuple(line.split("\t")) for line in _lines(path)[1:]])
+
+
+def _review(path):
+    """Header, then Positive or Negative, tab, text with line breaks as <br />."""
+    rows = [line.split("\t", 1) for line in _lines(path)[1:]]
+    number = {"Positive": "1", "Negative": "0"}
+    return _labeled(path, [(_plain(row[-1]), number.get(row[0], row[0])) for row in rows])
+
+
+def _website(path):
+    """Sentence, tab, label; no header."""
+    return _labeled(path, [tuple(line.rsplit("\t", 1)) for line in _lines(path)])
+
+
+def _plain(text):
+    return " ".join(text.replace("<br />", " ").split())
+
+
+def _text(root):
+    """Sentences and paragraphs without labels: SST-2, SNIPS, IMDB, SQuAD, Multi30k in English."""
+    found = [line.split(" ", 1)[-1] for line in _lines(root / "sst2_sentences/train.txt.gz")]
+    found += [" ".join(line.split()) for line in _lines(root / "snips/train/seq.in")]
+    reviews = _lines(root / "robustness/imdb_counterfactual/orig/train.tsv.gz")[1:]
+    found += [_plain(line.split("\t", 1)[-1]) for line in reviews]
+    squad = json.loads("\n".join(_lines(root / "squad/train-sample.json.gz")))
+    found += [p["context"] for article in squad["data"] for p in article["paragraphs"]]
+    found += _lines(root / "multi30k/train.en.gz")
+    return [text.strip() for text in found if text.strip()]
 
 
 def _labeled(path, rows):
