@@ -12,7 +12,8 @@ import torch
 from tqlearn.lab import check as checking
 from tqlearn.lab import exercises
 from tqlearn.lab.check import check, hint, rejoin, solution
-from tqlearn.lab.exercises.base import Exercise, Gradient, Invariant, Mistake, difference
+from tqlearn.lab.exercises.base import Exercise, Gradient, Invariant, Mistake
+from tqlearn.lab.exercises.compare import difference
 
 ROOT = Path(__file__).parents[1]
 ALL = [exercise for number in exercises.lessons() for exercise in exercises.of(number)]

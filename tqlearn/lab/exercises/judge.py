@@ -4,7 +4,8 @@ from collections.abc import Callable
 
 import torch
 
-from .base import Cost, Exercise, Gradient, Invariant, Mistake, Observed, difference
+from .base import Cost, Exercise, Gradient, Invariant, Mistake, Observed
+from .compare import difference
 
 
 class NotAttempted(Exception):

@@ -1,4 +1,4 @@
-"""Exercises of notebook 09: read one word of a table in cores, mix the lessons, count a plan."""
+"""Exercises of notebook 09: read one word of a table in cores, and mix the lessons."""
 
 from math import prod
 
