@@ -20,13 +20,15 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 unexport PYTHONDONTWRITEBYTECODE
 export PYDEVD_DISABLE_FILE_VALIDATION = 1
 
-.PHONY: help env lab test test-unit test-notebooks test-browser notebooks bench lock clean
+.PHONY: help env lab test test-unit test-notebooks test-browser notebooks book teach bench lock clean
 
 help:
 	@echo 'make lab        open the course in JupyterLab (the first time: creates $(VENV), minutes)'
 	@echo 'make test       unit tests, every notebook, and the browser tests if there is a Chromium'
 	@echo 'make bench      run every script in benchmarks/ (hours; BENCH=--quick for minutes)'
 	@echo 'make notebooks  run the notebooks and store their outputs'
+	@echo 'make book       write the course as a static site to _site/'
+	@echo 'make teach      write assignments, hidden tests and solutions for nbgrader to teaching/'
 	@echo 'make lock       write requirements.lock and environment.yml from what $(VENV) holds'
 	@echo 'make clean      remove $(VENV) and everything else that was built'
 
@@ -74,6 +76,13 @@ test-browser: $(STAMP)
 
 notebooks: $(STAMP)
 	@$(BIN)/python -m tqlearn.lab.build
+	@$(BIN)/python -m tqlearn.lab.instructors
+
+book: $(STAMP)
+	@$(BIN)/python -m tqlearn.lab.book
+
+teach: $(STAMP)
+	@$(BIN)/python -m tqlearn.lab.teach
 
 bench: $(STAMP)
 	@set -e; for script in benchmarks/*.py; do \
