@@ -30,8 +30,9 @@ def _trains(generator):
     yield (24, 32, 32, 24), 30
     yield (12, 8, 8, 8, 8, 12), 30
     yield (2,) * 12, 10
-    yield (5, 7), 3
-    yield (3, 4, 2), 1
+    for cores in (2, 3, 5):
+        modes = torch.randint(2, 9, (cores,), generator=generator).tolist()
+        yield tuple(modes), int(torch.randint(1, 12, (), generator=generator))
 
 
 def ranks_within(box, tolerance):
@@ -58,10 +59,6 @@ def _ranks(box, needed):
 
 def _tails(S):
     return S.flip(0).square().cumsum(0).flip(0).sqrt()
-
-
-def _share(box, tolerance):
-    return tolerance * box.norm() / (box.dim() - 1) ** 0.5
 
 
 def _boxes(generator):
@@ -134,10 +131,8 @@ def _woven(table, row_modes, col_modes, axes):
 
 
 def _read_as_woven(table, row_modes, col_modes):
-    d = len(row_modes)
-    pairs = [m for pair in zip(row_modes, col_modes, strict=True) for m in pair]
-    box = table.reshape(pairs).permute([*range(0, 2 * d, 2), *range(1, 2 * d, 2)])
-    return box.reshape([v * e for v, e in zip(row_modes, col_modes, strict=True)])
+    pairs = [mode for pair in zip(row_modes, col_modes, strict=True) for mode in pair]
+    return table.reshape(pairs).movedim([*range(0, len(pairs), 2)], [*range(len(row_modes))])
 
 
 def _tables(generator):
@@ -193,9 +188,10 @@ EXERCISES = (
                     lambda box, tol: _ranks(
                         box, lambda S: _tails(S) > tol * box.norm() / box.dim() ** 0.5)),
             Mistake("single values are compared with the budget: it is for the norm of all dropped",
-                    lambda box, tol: _ranks(box, lambda S: S > _share(box, tol))),
+                    lambda box, tol: _ranks(
+                        box, lambda S: S > tol * box.norm() / (box.dim() - 1) ** 0.5)),
             Mistake("the tolerance is relative: multiply it by the norm of the box",
-                    lambda box, tol: _ranks(box, lambda S: _tails(S) > _share(box / box.norm(), tol))),
+                    lambda box, tol: ranks_within(box, tol / box.norm())),
         ),
         hints=(
             "If each of the d - 1 cuts drops a norm of at most e, the error is at most "
@@ -211,15 +207,13 @@ EXERCISES = (
         minutes=15,
         answer=train_layer,
         cases=_layers,
-        checks=(
-            Cost("right, but {ratio} times the work: merge each half from its open end, never build W"),
-        ),
+        checks=(Cost("right, but {ratio} times the work: merge each half from its open end"),),
         mistakes=(
-            Mistake("this is x @ W, the transposed layer: the tokens have to meet the columns first",
+            Mistake("this is x @ W, the transposed layer: the tokens must meet the columns first",
                     lambda x, cores, p: x @ _halves(cores, p)[0] @ _halves(cores, p)[1]),
             Mistake("right, but the right half is merged from the middle: begin with the last core",
                     _from_the_middle),
-            Mistake("right, but the two halves are multiplied into W: let the tokens go through them",
+            Mistake("right, but the halves are multiplied into W: send the tokens through them",
                     lambda x, cores, p: x @ torch.mm(*_halves(cores, p)).T),
         ),
         hints=(
@@ -244,7 +238,8 @@ EXERCISES = (
                     lambda t, rows, cols: _woven(
                         t, rows, cols, [a for k in range(len(rows)) for a in (len(rows) + k, k)])),
             Mistake("reshape alone cannot weave: split into row and column digits, then permute",
-                    _read_as_woven),
+                    lambda t, rows, cols: _read_as_woven(t, rows, cols).reshape(
+                        weave(t, rows, cols).shape)),
         ),
         hints=(
             "Three steps: reshape to 2 d axes, permute, reshape to d axes. For d = 2 the "
