@@ -4,9 +4,10 @@ import pytest
 import tensorly as tl
 import torch
 from tensorly.decomposition import tensor_train
+from torch.nn.functional import pad
 from torch.testing import assert_close
 
-from tqlearn.decompose import balance_norms, tt_dense, tt_svd, ttm_dense, ttm_svd
+from tqlearn.decompose import balance_norms, low_rank, tt_dense, tt_svd, ttm_dense, ttm_svd
 
 
 def golden():
@@ -150,3 +151,74 @@ def test_half_floats_are_split_in_float32(dtype):
     exact, exact_eps = tt_svd(w.float(), (1, 3, 6, 4, 1))
     assert all(torch.equal(a, b.to(dtype)) for a, b in zip(cores, exact, strict=True))
     assert torch.equal(eps, exact_eps)
+
+
+def test_low_rank_is_the_truncated_svd():
+    w = golden()
+    values = torch.linalg.svdvals(w)
+    left, right, dropped = low_rank(w, 5)
+    close(dropped, float(values[5:].norm()))
+    close((w - left @ right).norm(), float(values[5:].norm()))
+    assert_close(left.T @ left, right @ right.T, atol=1e-12, rtol=0)  # the scale is split evenly
+    left, right, dropped = low_rank(w)
+    assert left.shape == (24, 24) and dropped < 1e-12
+    assert_close(left @ right, w, atol=1e-12, rtol=0)
+
+
+@pytest.mark.parametrize("error", [0.05, 0.3, 0.7])
+def test_a_relative_error_instead_of_a_rank(error):
+    w = golden()
+    left, right, dropped = low_rank(w, error=error)
+    kept, values = left.shape[1], torch.linalg.svdvals(w)
+    close((w - left @ right).norm(), float(dropped))
+    assert values[kept:].norm() <= error * w.norm() < values[kept - 1 :].norm()
+    for cores, eps, dense in (
+        (*tt_svd(w.reshape(4, 6, 6, 6), error=error), tt_dense),
+        (*ttm_svd(w, (2, 3, 4), (3, 3, 4), error=error), ttm_dense),
+    ):
+        distance = (w - dense(cores).reshape(24, 36)).norm()
+        close(distance, float(eps.norm()))
+        assert 0.4 * error * w.norm() < distance <= error * w.norm()
+
+
+def test_what_one_cut_leaves_over_the_next_may_spend():
+    """The first cut is exact: its share goes to the second, which then keeps no more than SVD."""
+    w = torch.kron(torch.ones(1, 4), torch.randn(40, 30)).double().T  # 120 x 40, rank of cut 1: 1
+    cores, eps = tt_svd(w.reshape(4, 30, 40), error=0.5)
+    assert cores[0].shape[-1] == 1 and eps[0] < 1e-12
+    assert cores[1].shape[-1] == low_rank(w, error=0.5)[0].shape[1]
+
+
+@pytest.mark.parametrize("error", [-0.1, 1.0])
+def test_an_error_outside_its_range_is_refused(error):
+    with pytest.raises(ValueError, match="at least 0 and below 1"):
+        low_rank(golden(), error=error)
+    with pytest.raises(ValueError, match="at least 0 and below 1"):
+        tt_svd(golden(), error=error)
+
+
+def test_a_limit_comes_before_an_error():
+    cores, eps = tt_svd(golden().reshape(4, 6, 6, 6), 2, error=0.01)
+    assert [core.shape[-1] for core in cores] == [2, 2, 2, 1]
+    assert eps.norm() > 0.01 * golden().norm()
+
+
+def test_large_matrices_take_the_short_way_to_the_same_error():
+    w = torch.randn(768, 768)
+    tensor = w.reshape(24, 32, 32, 24)
+    cores, eps = tt_svd(tensor, (1, 24, 30, 24, 1))
+    _, exact = tt_svd(tensor, (1, 24, 30, 24, 1), method="exact")
+    assert_close(eps.norm(), exact.norm(), rtol=1e-6, atol=0)
+    distance = (w - tt_dense(cores).reshape(768, 768)).double().norm()
+    assert_close(distance, eps.norm(), rtol=1e-6, atol=0)
+
+
+def test_a_table_is_copied_once(monkeypatch):
+    """Peak memory: padding and reordering must not each make a copy of a large table."""
+    w = torch.randn(100, 36)
+    seen = []
+    monkeypatch.setattr(torch.nn.functional, "pad", lambda t, by: seen.append(len(t)) or pad(t, by))
+    cores, _ = ttm_svd(w, (4, 30), (6, 6))
+    assert max(seen) == 30
+    assert_close(ttm_dense(cores)[:100], w, atol=1e-4, rtol=1e-4)
+    assert ttm_dense(cores)[100:].abs().max() < 1e-4

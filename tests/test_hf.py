@@ -297,3 +297,28 @@ def test_a_folder_loads_under_another_head(tmp_path):
     assert torch.equal(
         headed.bert(**inputs).last_hidden_state, student.bert(**inputs).last_hidden_state
     )
+
+
+FACTORED = {
+    "*.word_embeddings": [tq.Kronecker(ratio=4), tq.LSQ(bits=4)],
+    "*.attention.*": [tq.Kronecker(rank=2, out_modes=(8, 4), in_modes=(4, 8)), tq.LSQ(bits=4)],
+    "*.dense": [tq.LowRank(ratio=2), tq.LSQ(bits=8)],
+    "*": [],
+}
+
+
+def test_products_and_low_rank_reload_bit_for_bit(tmp_path):
+    torch.manual_seed(0)
+    teacher = BertForSequenceClassification(FAMILIES["bert"][1]).eval()
+    student = tq.calibrate(tq.compress(teacher, FACTORED))
+    inputs = inputs_of("bert")
+    kinds = {type(m).__name__.removeprefix("Parametrized") for m in student.modules()}
+    assert {"KroneckerEmbedding", "KroneckerLinear", "LowRankLinear"} <= kinds
+    for made in (student, tq.pack(student)):
+        made.save_pretrained(tmp_path)
+        again = AutoModelForSequenceClassification.from_pretrained(tmp_path)
+        assert torch.equal(again(**inputs).logits, student(**inputs).logits)
+    again = tq.unpack(again)
+    again(**inputs, labels=torch.tensor([0, 1])).loss.backward()
+    factor = again.bert.encoder.layer[0].attention.self.query.parametrizations.core_3
+    assert factor.original.grad.abs().sum() > 0 and factor[0].scale.grad is not None

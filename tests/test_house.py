@@ -24,10 +24,15 @@ PINS = environment.read_pins(ROOT / "requirements.lock")
 
 ROWS = [
     {"shapes", "registry"},
-    {"cores", "decompose", "quantize", "sparsify", "distill", "data"},
-    {"layers", "embeddings"},
+    {"patterns", "rounding", "starts"},
+    {"grid"},
+    {"cores", "svd", "quantize", "clips", "sawb", "ranges", "sparsify", "distill", "data"},
+    {"decompose", "kronecker"},  # the maths that stands on svd
+    {"layers", "embeddings", "kronecker_layers", "peers", "storage", "calibration", "activations"},
+    {"targets", "storage_nm"},
+    {"trains", "products", "quantizers"},  # the edits that replace a layer
     {"edits", "pack"},
-    {"report"},  # what is on disk is what pack writes, so report stands on it
+    {"report", "masks"},  # what is on disk is what pack writes, so report stands on it
     {"layout"},
     {"surgery", "compact", "models"},
     {"hf"},
@@ -41,6 +46,7 @@ BRIDGE = {"transformers", "tokenizers", "huggingface_hub", "datasets", "accelera
 BRIDGE |= {"seqeval", "sklearn", "numpy"}
 # recipes are programs for transformers' own argument parser and trainer
 GUESTS = {"data": {"datasets"}, "hf": BRIDGE, "teachers": BRIDGE, "recipes": BRIDGE}
+GUESTS |= {"peers": {"tensorly"}}  # imported at the call, to hand cores over
 
 
 def tracked() -> list[Path]:

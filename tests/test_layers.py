@@ -6,10 +6,10 @@ from test_decompose import golden
 from torch import nn
 from torch.testing import assert_close
 
-from tqlearn.decompose import tt_dense, ttm_dense
+from tqlearn.decompose import low_rank, tt_dense, ttm_dense
 from tqlearn.edits import LSQ
 from tqlearn.embeddings import TTMEmbedding
-from tqlearn.layers import TTLinear
+from tqlearn.layers import LowRankLinear, TTLinear
 
 
 def linear_of(weight, bias=True):
@@ -208,3 +208,42 @@ def test_quantized_cores_cannot_be_set():
     assert all(torch.equal(a, b) for a, b in zip(layer.cores, values, strict=True))
     with pytest.raises(ValueError, match="carry masks or quantizers; set the values before"):
         LSQ(bits=4)(layer).set_cores(values)
+
+
+def test_low_rank_is_the_product_of_its_factors():
+    dense = linear_of(golden())
+    layer = LowRankLinear.from_linear(dense, 5)
+    left, right, dropped = low_rank(golden(), 5)
+    x = torch.randn(2, 3, 36, dtype=torch.float64)
+    assert_close(layer(x), x @ (left @ right).T + dense.bias)
+    assert_close(layer.dense()(x), layer(x))
+    assert (layer.dense().weight - golden()).norm().item() == pytest.approx(float(dropped))
+    full = LowRankLinear.from_linear(dense, 1000)
+    assert full.rank == 24
+    assert_close(full(x), dense(x), atol=1e-12, rtol=1e-10)
+
+
+def test_gradients_of_a_low_rank_layer():
+    layer = LowRankLinear(6, 5, rank=2).double()
+    x = torch.randn(2, 6, dtype=torch.float64, requires_grad=True)
+    names = [name for name, _ in layer.named_parameters()]
+
+    def call(x, *values):
+        return torch.func.functional_call(layer, dict(zip(names, values, strict=True)), x)
+
+    values = [p.detach().clone().requires_grad_() for p in layer.parameters()]
+    assert torch.autograd.gradcheck(call, (x, *values), eps=1e-6, rtol=1e-6)
+
+
+def test_a_low_rank_layer_starts_with_the_standard_deviation_asked_for_and_refuses():
+    layer = LowRankLinear(768, 768, rank=30)
+    weight = (layer.core_0 @ layer.core_1).detach()
+    assert float(weight.std()) == pytest.approx(0.025516, rel=0.05)
+    with pytest.raises(ValueError, match="at least 1, got 0"):
+        LowRankLinear(6, 5, rank=0)
+    dense = nn.Linear(36, 24)
+    dense.weight.data[0, 0] = float("nan")
+    with pytest.raises(ValueError, match="NaN or infinite"):
+        LowRankLinear.from_linear(dense, 3)
+    half = LowRankLinear.from_linear(nn.Linear(36, 24).bfloat16(), 24)
+    assert half.core_0.dtype == half.bias.dtype == torch.bfloat16

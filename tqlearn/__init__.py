@@ -5,13 +5,53 @@
 Importing tqlearn needs torch alone; ``import tqlearn.hf`` adds transformers.
 """
 
-from . import cores, decompose, distill, embeddings, layers, layout, quantize, registry, shapes
+from . import (
+    activations,
+    calibration,
+    clips,
+    cores,
+    decompose,
+    distill,
+    embeddings,
+    grid,
+    kronecker,
+    kronecker_layers,
+    layers,
+    layout,
+    masks,
+    patterns,
+    peers,
+    quantize,
+    ranges,
+    registry,
+    rounding,
+    sawb,
+    shapes,
+    sparsify,
+    starts,
+    svd,
+)
 from . import report as _report  # noqa: F401  (the room; the verb of the same name follows)
-from .edits import LSQ, TT, TTM
+from .calibration import calibrate
+from .edits import (
+    LSQ,
+    PACT,
+    SAWB,
+    TT,
+    TTM,
+    Inputs,
+    Kronecker,
+    LearnedClip,
+    LowRank,
+    LSQPlus,
+    Ternary,
+    Uniform,
+)
 from .embeddings import TTMEmbedding
-from .layers import TTLinear
+from .kronecker_layers import KroneckerEmbedding, KroneckerLinear
+from .layers import LowRankLinear, TTLinear
 from .layout import describe, load, rebuild, save
-from .quantize import calibrate
+from .masks import TwoFour
 from .registry import register
 from .report import Report, report
 from .surgery import bake, compress, pack, preview, unpack
@@ -20,13 +60,29 @@ __version__ = "0.1.0"
 
 __all__ = [
     "LSQ",
+    "PACT",
+    "SAWB",
     "TT",
     "TTM",
+    "Inputs",
+    "Kronecker",
+    "KroneckerEmbedding",
+    "KroneckerLinear",
+    "LSQPlus",
+    "LearnedClip",
+    "LowRank",
+    "LowRankLinear",
     "Report",
     "TTLinear",
     "TTMEmbedding",
+    "Ternary",
+    "TwoFour",
+    "Uniform",
+    "activations",
     "bake",
     "calibrate",
+    "calibration",
+    "clips",
     "cores",
     "compress",
     "data",
@@ -34,18 +90,30 @@ __all__ = [
     "describe",
     "distill",
     "embeddings",
+    "grid",
+    "kronecker",
+    "kronecker_layers",
     "layers",
     "layout",
     "load",
+    "masks",
     "pack",
+    "patterns",
+    "peers",
     "preview",
     "quantize",
+    "ranges",
     "rebuild",
     "register",
     "registry",
     "report",
+    "rounding",
     "save",
+    "sawb",
     "shapes",
+    "sparsify",
+    "starts",
+    "svd",
     "teachers",
     "unpack",
 ]

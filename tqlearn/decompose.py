@@ -1,30 +1,73 @@
-"""Tensors to factors and back: tensor trains (TT) and tensor-train matrices (TTM).
+"""Tensors to factors and back: low rank, tensor trains (TT) and tensor-train matrices (TTM).
 
-Reshapes are row-major, the last index runs fastest. Both decompositions return their cores and the
+Reshapes are row-major, the last index runs fastest. Every decomposition returns its factors and the
 norm of what each SVD dropped, so the exact error is known without rebuilding the tensor.
 """
 
 from collections.abc import Sequence
-from math import prod
+from math import prod, sqrt
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from .shapes import Ranks, tt_ranks
+from .svd import allowed_norm, check_finite, leading, widened
 
 
-def widened(tensor: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
-    """Return half floats as float32, for there is no SVD of them; others as they are."""
-    return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
+def low_rank(
+    matrix: Float[Tensor, "m n"],
+    rank: int | None = None,
+    *,
+    error: float | None = None,
+    method: str = "auto",
+) -> tuple[Float[Tensor, "m r"], Float[Tensor, "r n"], Float[Tensor, ""]]:
+    """Return the factors of the nearest matrix of a given rank: matrix ~ left @ right.
+
+    Args:
+        rank: clipped to the short side; None for all of it.
+        error: keep only as many columns as this relative error needs.
+        method: of the SVD, see ``svd.truncated_svd``.
+
+    Returns:
+        Both factors with the square roots of the singular values on them, and the norm of the
+        dropped ones, in float64, which *is* the error in the Frobenius norm.
+
+    Raises:
+        ValueError: a rank below 1, an error outside 0 to 1, or a NaN or infinite entry.
+
+    Source: Eckart and Young 1936.
+
+    >>> w = torch.randn(24, 36)
+    >>> left, right, dropped = low_rank(w, rank=5)
+    >>> left.shape, right.shape
+    (torch.Size([24, 5]), torch.Size([5, 36]))
+    >>> torch.allclose((w - left @ right).norm(), dropped.float(), rtol=1e-4)
+    True
+    """
+    check_finite(matrix)
+    wide = widened(matrix)
+    u, s, v, dropped = leading(wide, rank, allowed_norm(wide, error), method)
+    root = s.sqrt()
+    return (u * root).to(matrix.dtype), (root[:, None] * v).to(matrix.dtype), dropped
 
 
-def tt_svd(tensor: Float[Tensor, "..."], ranks: Ranks) -> tuple[list[Tensor], Float[Tensor, "_"]]:
+def tt_svd(
+    tensor: Float[Tensor, "..."],
+    ranks: Ranks | None = None,
+    *,
+    error: float | None = None,
+    method: str = "auto",
+) -> tuple[list[Tensor], Float[Tensor, "_"]]:
     """Split a tensor into tensor-train cores by one SVD per cut.
 
     Args:
         tensor: any order ``d`` >= 1; a weight matrix is reshaped to (*out_modes, *in_modes) first.
-        ranks: one limit for all inner ranks, or all ``d + 1``; clipped to the admissible ones.
+        ranks: one limit for all inner ranks, or all ``d + 1``; clipped to the admissible ones. None
+            for the admissible ones themselves.
+        error: keep only the ranks that this relative error needs. Every cut may spend an equal
+            share of what the cuts before it have left over.
+        method: of the SVDs, see ``svd.truncated_svd``.
 
     Returns:
         ``d`` cores shaped (rank before, mode, rank after), and for each of the ``d - 1`` cuts the
@@ -32,9 +75,10 @@ def tt_svd(tensor: Float[Tensor, "..."], ranks: Ranks) -> tuple[list[Tensor], Fl
         Frobenius norm: the cuts are orthogonal projections one after another.
 
     Raises:
-        ValueError: ranks that do not fit the order, or a NaN or infinite entry.
+        ValueError: ranks that do not fit the order, an error outside 0 to 1, or a NaN or infinite
+            entry.
 
-    Source: Oseledets 2011, algorithm 1.
+    Source: Oseledets 2011, algorithm 1. It gives every cut the same share of the error.
 
     >>> w = torch.randn(24, 36)
     >>> cores, dropped = tt_svd(w.reshape(4, 6, 6, 6), ranks=(1, 3, 6, 4, 1))
@@ -44,22 +88,23 @@ def tt_svd(tensor: Float[Tensor, "..."], ranks: Ranks) -> tuple[list[Tensor], Fl
     >>> torch.allclose(error, dropped.norm().float(), rtol=1e-4)
     True
     """
-    if not torch.isfinite(tensor).all():
-        raise ValueError(
-            f"a tensor with NaN or infinite entries has no SVD; got one shaped {(*tensor.shape,)}"
-        )
-    modes = tuple(tensor.shape)
-    ranks = tt_ranks(modes, ranks)
-    cores, dropped, rest = [], [], widened(tensor)
+    check_finite(tensor)
+    modes, dtype = tuple(tensor.shape), tensor.dtype
+    limits = tt_ranks(modes, tensor.numel() if ranks is None else ranks)
+    cores, dropped, rest, before = [], [], widened(tensor), 1
+    del tensor
+    left = allowed_norm(rest, error)
     for k, mode in enumerate(modes[:-1]):
-        u, s, v = torch.linalg.svd(rest.reshape(ranks[k] * mode, -1), full_matrices=False)
-        r = ranks[k + 1]  # admissible, so never above the number of singular values
-        dropped.append(s[r:].double().norm())
-        cores.append(u[:, :r].reshape(ranks[k], mode, r))
-        rest = s[:r, None] * v[:r]
-    cores.append(rest.reshape(ranks[-2], modes[-1], 1))
-    cores = [core.to(tensor.dtype) for core in cores]
-    no_cut = torch.zeros(0, dtype=torch.float64, device=tensor.device)
+        share = None if left is None else left / sqrt(len(modes) - 1 - k)  # squares add up
+        u, s, v, lost = leading(rest.reshape(before * mode, -1), limits[k + 1], share, method)
+        cores.append(u.reshape(before, mode, -1))
+        dropped.append(lost)
+        del rest  # it may be as large as the weight
+        rest, before = s[:, None] * v, len(s)
+        left = None if left is None else sqrt(max(left**2 - float(lost) ** 2, 0))
+    cores.append(rest.reshape(before, modes[-1], 1))
+    cores = [core.to(dtype) for core in cores]
+    no_cut = torch.zeros(0, dtype=torch.float64, device=cores[0].device)
     return cores, torch.stack(dropped) if dropped else no_cut
 
 
@@ -97,7 +142,10 @@ def ttm_svd(
     matrix: Float[Tensor, "rows cols"],
     row_modes: Sequence[int],
     col_modes: Sequence[int],
-    ranks: Ranks,
+    ranks: Ranks | None = None,
+    *,
+    error: float | None = None,
+    method: str = "auto",
 ) -> tuple[list[Tensor], Float[Tensor, "_"]]:
     """Split a matrix into tensor-train-matrix cores; each carries one row and one column mode.
 
@@ -108,7 +156,7 @@ def ttm_svd(
         matrix: such as an embedding table, one row per word.
         row_modes: sizes that multiply to at least ``rows``.
         col_modes: sizes that multiply to ``cols``; as many as ``row_modes``.
-        ranks: as in ``tt_svd``.
+        ranks, error, method: as in ``tt_svd``.
 
     Returns:
         Cores shaped (rank before, row mode, column mode, rank after), and the dropped norms.
@@ -125,14 +173,27 @@ def ttm_svd(
     rows, cols = matrix.shape
     row_modes, col_modes = tuple(row_modes), tuple(col_modes)
     check_table_modes(rows, cols, row_modes, col_modes)
-    d = len(row_modes)
-    padded = torch.nn.functional.pad(matrix, (0, 0, 0, prod(row_modes) - rows))
-    pairs = [axis for k in range(d) for axis in (k, d + k)]  # v1 .. vd e1 .. ed -> v1 e1 v2 e2 ..
-    tensor = padded.reshape(row_modes + col_modes).permute(pairs)
     joint = [v * e for v, e in zip(row_modes, col_modes, strict=True)]
-    cores, dropped = tt_svd(tensor.reshape(joint), ranks)
+    cores, dropped = tt_svd(  # without a name here, the large copy goes after the first cut
+        _paired(matrix, row_modes, col_modes).reshape(joint), ranks, error=error, method=method
+    )
     shapes = zip(cores, row_modes, col_modes, strict=True)
     return [core.reshape(core.shape[0], v, e, core.shape[-1]) for core, v, e in shapes], dropped
+
+
+def _paired(
+    matrix: Float[Tensor, "rows cols"], row_modes: tuple[int, ...], col_modes: tuple[int, ...]
+) -> Float[Tensor, "..."]:
+    """Return the padded matrix with axes v1 e1 v2 e2 ..: one copy, filled slab by slab."""
+    d = len(row_modes)
+    pairs = [axis for k in range(d) for axis in (k, d + k)]  # v1 .. vd e1 .. ed -> v1 e1 v2 e2 ..
+    tensor = matrix.new_zeros([(row_modes + col_modes)[axis] for axis in pairs])
+    slab = prod(row_modes[1:])
+    for k, part in enumerate(matrix.split(slab)):
+        part = torch.nn.functional.pad(part, (0, 0, 0, slab - len(part)))
+        part = part.reshape((1, *row_modes[1:], *col_modes)).permute(pairs)
+        tensor[k : k + 1] = part
+    return tensor
 
 
 def ttm_dense(cores: Sequence[Float[Tensor, "_ _ _ _"]]) -> Float[Tensor, "rows cols"]:

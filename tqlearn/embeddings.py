@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from .cores import Cores
+from .cores import Cores, check_ids
 from .decompose import balance_norms, check_table_modes, ttm_dense, ttm_svd, widened
 from .registry import register
 from .shapes import Ranks, tt_ranks
@@ -120,7 +120,7 @@ class TTMEmbedding(Cores):
         return self
 
     def forward(self, ids: Int[Tensor, "..."]) -> Float[Tensor, "... width"]:
-        self._check(ids)
+        check_ids(ids, self.num_embeddings)
         cores, half = self.cores, (self.order + 1) // 2
         left, right = _merge(cores[:half]), _merge(cores[half:])  # (r, rows, cols, r')
         flat = ids.reshape(-1)
@@ -129,14 +129,6 @@ class TTMEmbedding(Cores):
         a = left[0].index_select(0, flat.div(right.shape[1], rounding_mode="floor"))
         b = right[..., 0].transpose(0, 1).index_select(0, flat % right.shape[1])
         return (a @ b).reshape(*ids.shape, -1)  # (t, e1.., r) (t, r, ..ed) -> (t, width)
-
-    def _check(self, ids: Int[Tensor, "..."]) -> None:
-        rows = f"the table has rows 0 to {self.num_embeddings - 1}"
-        inside = ((ids >= 0) & (ids < self.num_embeddings)).all()
-        if ids.is_cuda or torch.compiler.is_compiling():
-            torch._assert_async(inside, f"a token id is out of range: {rows}")
-        elif not ids.is_meta and not inside:
-            raise IndexError(f"token ids run from {int(ids.min())} to {int(ids.max())}, but {rows}")
 
     @torch.no_grad()
     def dense(self) -> nn.Embedding:

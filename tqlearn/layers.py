@@ -12,10 +12,11 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from .cores import Cores
-from .decompose import balance_norms, tt_dense, tt_svd, widened
+from .cores import Cores, dense_linear, filled, new_bias
+from .decompose import balance_norms, low_rank, tt_dense, tt_svd
 from .registry import register
 from .shapes import Ranks, tt_ranks
+from .svd import widened
 
 
 def check_modes(
@@ -63,9 +64,7 @@ class TTLinear(Cores):
         self.ranks = tt_ranks(modes, ranks)
         shapes = list(zip(self.ranks[:-1], modes, self.ranks[1:], strict=True))
         self._new_cores(shapes, std=sqrt(1 / (self.out_features + self.in_features)))
-        self.bias = nn.Parameter(torch.zeros(self.out_features)) if bias else None
-        if bias:
-            nn.init.uniform_(self.bias, -1 / sqrt(self.out_features), 1 / sqrt(self.out_features))
+        self.bias = new_bias(self.out_features) if bias else None
         # places for activation quantizers; see ``edits.LSQ(activations=...)``
         self.quant_input, self.quant_merge, self.quant_middle = (nn.Identity() for _ in range(3))
 
@@ -82,10 +81,7 @@ class TTLinear(Cores):
         check_modes(out_modes, in_modes, weight)
         layer = cls(out_modes, in_modes, ranks, bias=linear.bias is not None).to(weight)
         cores, _ = tt_svd(weight.reshape(*out_modes, *in_modes), layer.ranks)
-        layer.set_cores(balance_norms(cores))
-        if layer.bias is not None:
-            layer.bias.data.copy_(linear.bias)
-        return layer.to(linear.weight.dtype)
+        return filled(layer, balance_norms(cores), linear)
 
     def halves(self) -> tuple[Float[Tensor, "out r"], Float[Tensor, "r in"]]:
         """Return L and R, each merged from its open end."""
@@ -108,12 +104,8 @@ class TTLinear(Cores):
     @torch.no_grad()
     def dense(self) -> nn.Linear:
         """Return the ordinary layer with the same weight."""
-        linear = nn.Linear(self.in_features, self.out_features, bias=self.bias is not None)
-        linear = linear.to(self.cores[0])
-        linear.weight.copy_(tt_dense(self.cores).reshape(self.out_features, self.in_features))
-        if self.bias is not None:
-            linear.bias.copy_(self.bias)
-        return linear
+        weight = tt_dense(self.cores).reshape(self.out_features, self.in_features)
+        return dense_linear(self, weight)
 
     def config(self) -> dict:
         """Return the arguments that rebuild this layer."""
@@ -126,3 +118,67 @@ class TTLinear(Cores):
 
     def extra_repr(self) -> str:
         return f"out_modes={self.out_modes}, in_modes={self.in_modes}, ranks={self.ranks}"
+
+
+@register
+class LowRankLinear(Cores):
+    """A linear layer y = x W^T + b with W = L R, L (out, rank) and R (rank, in).
+
+    The plain baseline beside every tensor train and Kronecker product: rank (in + out) numbers, and
+    as many MACs per token.
+
+    Args:
+        in_features, out_features: widths, as in ``nn.Linear``.
+        rank: clipped to the smaller width.
+        bias: add a learned bias, full precision.
+
+    Source: Eckart and Young 1936 for the start; L and R share the square roots of the singular
+    values.
+
+    >>> layer = LowRankLinear(768, 3072, rank=30)
+    >>> sum(core.numel() for core in layer.cores), layer(torch.randn(2, 3, 768)).shape
+    (115200, torch.Size([2, 3, 3072]))
+    """
+
+    def __init__(self, in_features: int, out_features: int, rank: int, bias: bool = True) -> None:
+        super().__init__()
+        if rank < 1:
+            raise ValueError(f"a rank is at least 1, got {rank}")
+        self.in_features, self.out_features = in_features, out_features
+        self.rank = min(rank, in_features, out_features)
+        shapes = [(out_features, self.rank), (self.rank, in_features)]
+        self._new_pairs(shapes, self.rank, std=sqrt(1 / (in_features + out_features)))
+        self.bias = new_bias(out_features) if bias else None
+
+    @classmethod
+    def from_linear(cls, linear: nn.Linear, rank: int) -> "LowRankLinear":
+        """Return the layer nearest to a dense one, by truncated SVD; bias copied.
+
+        Raises:
+            ValueError: a rank below 1, or a weight with a NaN.
+        """
+        weight = widened(linear.weight.detach())
+        layer = cls(weight.shape[1], weight.shape[0], rank, bias=linear.bias is not None)
+        left, right, _ = low_rank(weight, layer.rank)
+        return filled(layer.to(weight), [left, right], linear)
+
+    def forward(self, x: Float[Tensor, "... in"]) -> Float[Tensor, "... out"]:
+        left, right = self.cores
+        return F.linear(F.linear(x, right), left, self.bias)
+
+    @torch.no_grad()
+    def dense(self) -> nn.Linear:
+        """Return the ordinary layer with the same weight."""
+        return dense_linear(self, self.core_0 @ self.core_1)
+
+    def config(self) -> dict:
+        """Return the arguments that rebuild this layer."""
+        return {
+            "in_features": self.in_features,
+            "out_features": self.out_features,
+            "rank": self.rank,
+            "bias": self.bias is not None,
+        }
+
+    def extra_repr(self) -> str:
+        return f"in_features={self.in_features}, out_features={self.out_features}, rank={self.rank}"

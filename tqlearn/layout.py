@@ -14,6 +14,7 @@ from safetensors.torch import load_model, save_model
 from torch import nn
 from torch.nn.utils import parametrize
 
+from .activations import PLACES, place
 from .cores import Cores
 from .pack import Packed, place_packed, strip
 from .registry import build, register, registered_name, spec_of
@@ -82,8 +83,9 @@ def rebuild(model: nn.Module, layout: dict) -> nn.Module:
             "install the tqlearn that wrote it"
         )
     for name, entry in sorted(layout["modules"].items(), key=lambda item: item[0].count(".")):
+        above, _, last = name.rpartition(".")
         try:
-            old = model.get_submodule(name)
+            old = model.get_submodule(above if last in PLACES else name)
         except AttributeError as error:
             raise ValueError(
                 f"the layout names {name!r}, which {type(model).__name__} does not have; it was "
@@ -94,7 +96,10 @@ def rebuild(model: nn.Module, layout: dict) -> nn.Module:
         if "class" in entry:
             with like.device:
                 new = build(entry).train(old.training).to(like.dtype)
-            model.set_submodule(name, new) if name else None
+            if last in PLACES:
+                place(old, last, new)
+            elif name:
+                model.set_submodule(name, new)
             old = new
         for key, stages in entry.get("parametrizations", {}).items():
             if key in getattr(old, "parametrizations", {}):
@@ -103,7 +108,7 @@ def rebuild(model: nn.Module, layout: dict) -> nn.Module:
                 )
             for spec in stages:
                 with like.device:
-                    stage = build(spec).to(like.dtype)
+                    stage = build(spec).train(old.training).to(like.dtype)
                 if isinstance(stage, Packed):
                     place_packed(old, key, stage)
                 else:

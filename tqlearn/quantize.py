@@ -2,111 +2,50 @@
 
 "Fake-quantized" is a float tensor on the grid; "packed" (see ``pack``) is real integers. A
 quantizer is a module with ``forward`` (fake-quantize), ``codes`` (the integers), ``calibrate`` and
-``config``.
+``config``. Here are those whose scale is the step between two codes, LSQ and LSQ+; ``clips`` has
+those that learn where to clip, ``sawb`` and ``ranges`` those that follow statistics.
 """
 
-from collections.abc import Iterable, Mapping
 from math import sqrt
 
-import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 
+from .grid import Quantizer, is_quantizer, require_calibrated, uncalibrated
 from .registry import register
+from .rounding import MIN_SCALE, fake_quantize, integer_range, positive, round_ste
+from .starts import parse_rule, start_bounds, start_scale
 
-MIN_SCALE = 1e-8  # a scale that training drives to zero or below is read as this
-
-
-def integer_range(bits: int, signed: bool = True) -> tuple[int, int]:
-    """Return (qmin, qmax) of ``bits`` bits, such as (-8, 7) for four signed ones.
-
-    Raises:
-        ValueError: ``bits`` is not an integer from 2 to 8.
-    """
-    if not isinstance(bits, int) or not 2 <= bits <= 8:
-        raise ValueError(f"bits must be an integer from 2 to 8, got {bits!r}")
-    return (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if signed else (0, 2**bits - 1)
-
-
-def positive(scale: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
-    """Return the scale as it is used: at least MIN_SCALE, which float16 would round to zero."""
-    return scale.clamp_min(2**-24 if scale.dtype == torch.float16 else MIN_SCALE)
-
-
-class _RoundSTE(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, x: Tensor) -> Tensor:
-        return x.round()
-
-    @staticmethod
-    def backward(ctx, grad: Tensor) -> Tensor:
-        return grad
-
-
-def round_ste(x: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
-    """Round half to even; the gradient passes straight through.
-
-    >>> x = torch.tensor([0.4, 1.5, 2.5], requires_grad=True)
-    >>> round_ste(x).sum().backward(); x.grad.tolist()
-    [1.0, 1.0, 1.0]
-    """
-    return _RoundSTE.apply(x)
-
-
-class _FakeQuantize(torch.autograd.Function):
-    """LSQ's forward and its two gradients; the residual q - v is all that backward needs."""
-
-    @staticmethod
-    def forward(ctx, x: Tensor, scale: Tensor, qmin: int, qmax: int, factor: float) -> Tensor:
-        s = positive(scale)
-        v = x / s
-        q = v.round().clamp_(qmin, qmax)
-        inside = (v >= qmin) & (v <= qmax)
-        # inside the range d(out)/d(scale) = q - v, outside it is the bound that q sits on
-        ctx.save_for_backward(inside, torch.where(inside, q - v, q))
-        ctx.factor = factor
-        return q.mul_(s)
-
-    @staticmethod
-    def backward(ctx, grad: Tensor):
-        inside, residual = ctx.saved_tensors
-        dx = grad * inside if ctx.needs_input_grad[0] else None
-        ds = torch.dot(grad.flatten(), residual.flatten()) * ctx.factor
-        return dx, ds, None, None, None
-
-
-def fake_quantize(
-    x: Float[Tensor, "..."],
-    scale: Float[Tensor, ""],
-    qmin: int,
-    qmax: int,
-    factor: float = 1.0,
-) -> Float[Tensor, "..."]:
-    """Return scale * clamp(round(x / scale), qmin, qmax) with LSQ's gradients for both inputs.
-
-    For an incoming gradient g, dx = g inside [qmin, qmax] and 0 outside; d scale = ``factor`` times
-    the sum of g (q - x / scale) inside, g qmin below, g qmax above. Gradients of NaN stay NaN.
-
-    Source: Esser et al. 2020, equations 1 to 3; QTC spec sheet, section 4 (``factor`` 1).
-    """
-    return _FakeQuantize.apply(x, scale, qmin, qmax, factor)
+__all__ = [
+    "LSQ",
+    "LSQPlus",
+    "MIN_SCALE",
+    "fake_quantize",
+    "integer_range",
+    "is_quantizer",
+    "positive",
+    "require_calibrated",
+    "round_ste",
+    "uncalibrated",
+]
 
 
 @register
-class LSQ(nn.Module):
-    """Quantize a tensor to ``bits`` bits with one learned scale.
+class LSQ(Quantizer):
+    """Quantize a tensor to ``bits`` bits with one learned scale, or one per group.
 
-    x -> scale * clamp(round(x / scale), qmin, qmax), ties to even.
+    x -> scale * clamp(round(x / scale), qmin, qmax), ties to even. Zeros stay exactly zero.
 
     Args:
         bits: 2 to 8. Four signed bits are the integers -8 to 7.
         signed: False for inputs that are never negative, such as those after ReLU.
         init: how ``calibrate`` finds the start value. "lsq": 2 mean|x| / sqrt(qmax); "max":
             max|x| / qmax, which clips nothing; "mse": the one of 80 fractions of that with the
-            least squared error, which is the best start at 4 bits and below.
+            least squared error, which is the best start at 4 bits and below; ``starts`` has more.
         grad_factor: multiply the scale's gradient by 1 / sqrt(elements * qmax), as LSQ does, so
             that it moves about as fast as the weights do. False gives the plain sum, as QTC's code
             does.
+        groups: see ``grid``; the elements in the gradient's factor are those of a group.
 
     The scale is NaN until ``calibrate`` has seen a tensor: a forgotten calibration shows up in the
     first loss, not in the last table, and ``report``, ``pack`` and the trainer refuse it by name.
@@ -114,152 +53,92 @@ class LSQ(nn.Module):
     Source: Esser et al. 2020 (LSQ), equations 1 to 3; start value from section 2.1, gradient factor
     from section 2.2. The paper says step size where we say scale.
 
+    >>> import torch
     >>> q = LSQ(bits=2).calibrate(torch.tensor([-1.0, 0.0, 1.0]))
     >>> (q(torch.tensor([-9.0, 0.1, 9.0])) / q.scale).tolist()
     [-2.0, 0.0, 1.0]
     """
 
+    options = {"signed": True, "init": "lsq", "grad_factor": True}
+
     def __init__(
-        self, bits: int, signed: bool = True, init: str = "lsq", grad_factor: bool = True
+        self,
+        bits: int,
+        signed: bool = True,
+        init: str = "lsq",
+        grad_factor: bool = True,
+        groups: int = 1,
     ) -> None:
-        super().__init__()
+        super().__init__(bits, groups)
         self.qmin, self.qmax = integer_range(bits, signed)
-        if init not in ("lsq", "max", "mse"):
-            raise ValueError(f"init is 'lsq', 'max' or 'mse', got {init!r}")
-        self.bits, self.signed, self.init, self.grad_factor = bits, signed, init, grad_factor
-        self.scale = nn.Parameter(torch.tensor(float("nan")))
+        parse_rule(init)
+        self.signed, self.init, self.grad_factor = signed, init, grad_factor
+        self.scale = nn.Parameter(self.unset())
 
-    @torch.no_grad()
-    def calibrate(self, x: Float[Tensor, "..."]) -> "LSQ":
-        """Set the scale from a tensor and return the quantizer.
+    def start(self, rows: Float[Tensor, "rows n"]) -> None:
+        """Set the scales from the rows of a tensor."""
+        found = start_scale(rows, self.init, self.bits, self.qmin, self.qmax)
+        self.fill(self.scale, positive(found.to(self.scale.dtype)))
 
-        Raises:
-            ValueError: the tensor is empty or has a NaN or infinite entry.
-        """
-        if x.numel() == 0 or not torch.isfinite(x).all():
-            raise ValueError(
-                f"a scale needs finite values to start from, got shape {(*x.shape,)} with "
-                f"{int((~torch.isfinite(x)).sum())} NaN or infinite entries"
-            )
-        size = x.abs().max() / self.qmax
-        if self.init == "lsq":
-            size = 2 * x.abs().mean() / sqrt(self.qmax)
-        elif self.init == "mse":
-            grid = positive(size * torch.arange(1, 81, device=x.device) / 80)
-            size = grid[torch.stack([self._error(x, s) for s in grid]).argmin()]
-        self.scale.fill_(positive(size.to(self.scale.dtype)))
-        return self
-
-    def _error(self, x: Tensor, scale: Tensor) -> Tensor:
-        q = (x / scale).round_().clamp_(self.qmin, self.qmax)
-        return (q.mul_(scale) - x).square_().sum()
+    def factor(self, x: Float[Tensor, "..."]) -> float:
+        """Return what the gradient of the scale is multiplied by."""
+        return 1 / sqrt(x.numel() / self.groups * self.qmax) if self.grad_factor else 1.0
 
     def forward(self, x: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
-        factor = 1 / sqrt(x.numel() * self.qmax) if self.grad_factor else 1.0
-        return fake_quantize(x, self.scale, self.qmin, self.qmax, factor)
-
-    @torch.no_grad()
-    def codes(self, x: Float[Tensor, "..."]) -> Int[Tensor, "..."]:
-        """Return the integers that ``forward`` multiplies by the scale, as int16."""
-        v = x / positive(self.scale)
-        return v.round().clamp_(self.qmin, self.qmax).to(torch.int16)
-
-    def config(self) -> dict:
-        """Return the arguments that rebuild this quantizer, defaults left out."""
-        default = {"signed": True, "init": "lsq", "grad_factor": True}
-        changed = {k: getattr(self, k) for k, v in default.items() if getattr(self, k) != v}
-        return {"bits": self.bits} | changed
+        out = fake_quantize(self.rows(x), self.scale, self.qmin, self.qmax, self.factor(x))
+        return out.reshape(x.shape)
 
     def extra_repr(self) -> str:
-        return f"bits={self.bits}, signed={self.signed}, init={self.init!r}"
+        groups = f", groups={self.groups}" if self.groups > 1 else ""
+        return f"bits={self.bits}, signed={self.signed}, init={self.init!r}{groups}"
 
 
-def is_quantizer(module: nn.Module) -> bool:
-    """Say whether a module has what a quantizer has: bits, a scale, codes and calibrate."""
-    return all(hasattr(module, name) for name in ("bits", "scale", "codes", "calibrate"))
+@register
+class LSQPlus(LSQ):
+    """LSQ with a learned offset as well: x -> scale * clamp(round((x - offset) / scale)) + offset.
 
-
-def uncalibrated(model: nn.Module) -> list[str]:
-    """Return the names of the quantizers whose scale is still NaN."""
-    return [
-        name
-        for name, module in model.named_modules()
-        if is_quantizer(module) and bool(torch.isnan(module.scale).any())
-    ]
-
-
-def require_calibrated(model: nn.Module) -> None:
-    """Raise a ValueError that names the quantizers without a scale."""
-    if names := uncalibrated(model):
-        raise ValueError(
-            f"{len(names)} quantizers have no scale yet, the first is {names[0]!r}; call "
-            "tqlearn.calibrate(model) after compress (with batches if activations are quantized)"
-        )
-
-
-def calibrate(model: nn.Module, batches: Iterable | None = None) -> nn.Module:
-    """Give every quantizer its start scale, in place, and return the model.
-
-    Quantizers of weights and cores look at their tensor; those of activations look at the batches,
-    and take the mean of what each batch asks for. A scale that is already set is set anew.
+    For tensors that are not centered, such as those after GELU. The offset's gradient is the sum of
+    g outside the range. Zeros do NOT survive in general: 0 lies between two codes.
 
     Args:
-        model: a compressed model.
-        batches: what the model is called with: dicts (keywords), tuples (positions) or tensors.
+        bits, grad_factor, groups: as in ``LSQ``; codes are signed.
+        init: "max" (the paper's for activations: the whole range), "sigma" (for weights: three
+            standard deviations, offset 0), "truncation" or "percentile".
 
-    Raises:
-        ValueError: activation quantizers but no batches, or one that no batch reached.
+    Source: spec sheet KDLSQ, 2.2. The offset's gradient takes the factor of the scale's.
+
+    >>> import torch
+    >>> q = LSQPlus(bits=2).calibrate(torch.tensor([1.0, 2.0, 3.0, 4.0]))
+    >>> q(torch.tensor([0.0, 2.2, 9.0])).tolist()
+    [1.0, 2.0, 4.0]
     """
-    on_weights = set()
-    for module in model.modules():
-        for name, chain in getattr(module, "parametrizations", {}).items():
-            if not chain.is_tensor:  # weight_norm, with two tensors behind one: no place of ours
-                continue
-            with torch.no_grad():
-                x = chain.original
-                for stage in chain:
-                    if is_quantizer(stage):
-                        stage.calibrate(x)
-                        on_weights.add(stage)
-                    x = stage(x)
-            if not torch.isfinite(x).all():
-                raise ValueError(f"{type(module).__name__}.{name} is not finite after calibration")
-    on_inputs = {
-        module: name
-        for name, module in model.named_modules()
-        if is_quantizer(module) and module not in on_weights and hasattr(module, "init")
-    }
-    if on_inputs:
-        _calibrate_inputs(model, on_inputs, batches)
-    return model
 
+    options = {"init": "max", "grad_factor": True}
 
-def _calibrate_inputs(model: nn.Module, quantizers: dict, batches: Iterable | None) -> None:
-    if batches is None:
-        raise ValueError(
-            f"{len(quantizers)} quantizers of activations need batches to look at, such as "
-            f"{next(iter(quantizers.values()))!r}; call tqlearn.calibrate(model, batches)"
+    def __init__(
+        self, bits: int, init: str = "max", grad_factor: bool = True, groups: int = 1
+    ) -> None:
+        super().__init__(bits, True, init, grad_factor, groups)
+        self.offset = nn.Parameter(self.unset())
+
+    @property
+    def zero_point(self) -> Float[Tensor, "..."]:
+        """The code of 0.0, a real number."""
+        return -self.offset.detach() / positive(self.scale.detach())
+
+    def start(self, rows: Float[Tensor, "rows n"]) -> None:
+        """Set scales and offsets from the rows of a tensor."""
+        low, high = start_bounds(rows, self.init, self.bits)
+        if self.init == "sigma":
+            scale, offset = high / -self.qmin, high * 0
+        else:
+            scale = positive((high - low) / (2**self.bits - 1))
+            offset = low - self.qmin * scale
+        self.fill(self.scale, positive(scale))
+        self.fill(self.offset, offset)
+
+    def forward(self, x: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+        out = fake_quantize(
+            self.rows(x), self.scale, self.qmin, self.qmax, self.factor(x), self.offset
         )
-    seen: dict[nn.Module, list[Tensor]] = {module: [] for module in quantizers}
-
-    def look(module: nn.Module, inputs: tuple) -> None:
-        seen[module].append(module.calibrate(inputs[0]).scale.detach().clone())
-
-    hooks = [module.register_forward_pre_hook(look) for module in quantizers]
-    training = model.training
-    try:
-        with torch.no_grad():
-            for batch in batches:
-                if isinstance(batch, Mapping):
-                    model.eval()(**batch)
-                else:
-                    model.eval()(*batch if isinstance(batch, tuple | list) else (batch,))
-    finally:
-        model.train(training)
-        for hook in hooks:
-            hook.remove()
-    if blind := [quantizers[module] for module, scales in seen.items() if not scales]:
-        raise ValueError(f"no batch reached {len(blind)} quantizers, the first is {blind[0]!r}")
-    with torch.no_grad():
-        for module, scales in seen.items():
-            module.scale.copy_(torch.stack(scales).mean(0))
+        return out.reshape(x.shape)

@@ -1,7 +1,8 @@
 """Honest sizes: three ways to count, side by side, and where the bytes are.
 
-``nominal`` is the papers' way: every quantized number at its bits, the rest at 32, nothing else.
-``with_metadata`` adds what decoding needs: scales now, masks and indices when they come.
+``nominal`` is the papers' way: every quantized number at its bits, the rest at 32, nothing else;
+under an N:M mask the kept numbers alone. ``with_metadata`` adds what decoding needs: scales, and
+the places of kept numbers.
 ``file`` is the size of the safetensors file that was really written, header included.
 """
 
@@ -16,8 +17,8 @@ from safetensors.torch import save_model
 from torch import nn
 from torch.nn.utils.parametrize import ParametrizationList
 
-from .pack import pack_tensors, stored_bits
-from .quantize import require_calibrated
+from .pack import pack_tensors, stored_bits, stored_bytes
+from .quantize import is_quantizer, require_calibrated
 from .shapes import packed_bytes
 
 
@@ -124,6 +125,10 @@ def _row(name: str, module: nn.Module, seen: set[int]) -> dict | None:
     """Count one module's own tensors: plain parameters at 32 bits, parametrized ones at theirs."""
     count = nominal = metadata = 0
     kinds = set()
+    if is_quantizer(module):  # of activations: no parameter of the model, but stored with it
+        stored = [*module.parameters(), *module.buffers()]
+        metadata = sum(t.numel() * t.element_size() for t in stored)
+        return _line(name, module, 0, {module.bits}, 0, metadata)
     for parameter in module.parameters(recurse=False):
         if id(parameter) in seen:
             continue
@@ -141,22 +146,21 @@ def _row(name: str, module: nn.Module, seen: set[int]) -> dict | None:
         if id(chain.original) in seen:
             continue
         seen.add(id(chain.original))
-        numel, bits = getattr(module, key).numel(), stored_bits(chain)
-        count += numel
-        nominal += packed_bytes(numel, bits)
-        stored = [*chain.parameters(), *chain.buffers()]
-        metadata += sum(t.numel() * t.element_size() for t in stored if t is not chain.original)
-        kinds.add(bits)
-    if not count:
-        return None
-    kind = type(module).__name__.removeprefix("Parametrized")
+        numel = getattr(module, key).numel()
+        numbers, needed = stored_bytes(chain, numel)
+        count, nominal, metadata = count + numel, nominal + numbers, metadata + needed
+        kinds.add(stored_bits(chain))
+    return _line(name, module, count, kinds, nominal, metadata) if count else None
+
+
+def _line(name: str, module: nn.Module, count: int, kinds: set, nominal: int, extra: int) -> dict:
     return {
         "name": name,
-        "kind": kind,
+        "kind": type(module).__name__.removeprefix("Parametrized"),
         "parameters": count,
         "bits": sorted(kinds),
         "nominal": nominal,
-        "bytes": nominal + metadata,
+        "bytes": nominal + extra,
     }
 
 

@@ -46,6 +46,15 @@ def cover(n: int, order: int) -> tuple[int, ...]:
     return tuple(sorted(modes))
 
 
+def divisors(n: int) -> list[int]:
+    """Return the divisors of ``n``, ascending.
+
+    >>> divisors(12)
+    [1, 2, 3, 4, 6, 12]
+    """
+    return [d for d in range(1, n + 1) if n % d == 0]
+
+
 def _primes(n: int) -> list[int]:
     found, p = [], 2
     while p * p <= n:
@@ -146,6 +155,48 @@ def low_rank_parameters(out_features: int, in_features: int, rank: int) -> int:
     46080
     """
     return rank * (out_features + in_features)
+
+
+def kronecker_parameters(out_modes: Sequence[int], in_modes: Sequence[int], rank: int = 1) -> int:
+    """Count the numbers in a sum of ``rank`` Kronecker products, m1 x n1 by m2 x n2 each.
+
+    Args:
+        out_modes: (m1, m2). in_modes: (n1, n2). KroneckerBERT's table lists "n1, m1".
+
+    Source: spec sheet KroneckerBERT, 1.3.
+
+    >>> kronecker_parameters((384, 2), (48, 16))  # KroneckerBERT_21's attention
+    18464
+    """
+    (m1, m2), (n1, n2) = out_modes, in_modes
+    return rank * (m1 * n1 + m2 * n2)
+
+
+def kronecker_macs(out_modes: Sequence[int], in_modes: Sequence[int]) -> tuple[int, int]:
+    """Count the MACs per token and product: right factor first, left factor first.
+
+    Source: spec sheet KroneckerBERT, 1.3.
+
+    >>> kronecker_macs((8, 384), (2, 384))  # the FFN's first matrix: right first costs a quarter
+    (301056, 1185792)
+    """
+    (m1, m2), (n1, n2) = out_modes, in_modes
+    return n1 * n2 * m2 + m1 * n1 * m2, m1 * n1 * n2 + m1 * n2 * m2
+
+
+def kronecker_flops(out_modes: Sequence[int], in_modes: Sequence[int], rank: int = 1) -> int:
+    """Count the FLOPs per token as the paper does: adds and multiplies of the cheaper order.
+
+    Source: spec sheet KroneckerBERT, 1.3. A sum over n terms has n - 1 adds, so the dense matrix
+    counts (2 n - 1) m.
+
+    >>> kronecker_flops((384, 2), (384, 2))
+    591360
+    """
+    (m1, m2), (n1, n2) = out_modes, in_modes
+    right_first = (2 * n2 - 1) * m2 * n1 + (2 * n1 - 1) * m2 * m1
+    left_first = (2 * n1 - 1) * n2 * m1 + (2 * n2 - 1) * m2 * m1
+    return rank * min(right_first, left_first)
 
 
 def packed_bytes(numel: int, bits: int) -> int:

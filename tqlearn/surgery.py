@@ -11,15 +11,15 @@ from fnmatch import fnmatchcase
 
 from torch import nn
 
-from .embeddings import TTMEmbedding
-from .layers import TTLinear
+from .activations import lift
+from .cores import Cores
 from .layout import attach_layout, bake_tensors
 from .pack import pack_tensors, unpack_tensors
 
 Edit = Callable[[nn.Module], nn.Module]
 Plan = Mapping[str, Sequence]  # of edits; ``match`` says which one is none
 
-LAYERS = (nn.Linear, nn.Embedding, nn.Conv1d, nn.Conv2d, TTLinear, TTMEmbedding)
+LAYERS = (nn.Linear, nn.Embedding, nn.Conv1d, nn.Conv2d, Cores)
 
 
 def match(model: nn.Module, plan: Plan) -> dict[str, Sequence[Edit]]:
@@ -106,7 +106,7 @@ class Preview:
 
 
 def preview(model: nn.Module, plan: Plan) -> Preview:
-    """Show what ``compress`` would do, without an SVD.
+    """Show what ``compress`` would do, without an SVD unless an edit is given as an error.
 
     Raises:
         ValueError, TypeError: whatever ``compress`` would refuse, but for NaN weights.
@@ -119,7 +119,9 @@ def preview(model: nn.Module, plan: Plan) -> Preview:
     rows = []
     for name, edits in match(model, plan).items():
         old = model.get_submodule(name)
-        new = copy.deepcopy(old).to("meta")
+        by_error = any(getattr(edit, "error", None) is not None for edit in edits)
+        new = copy.deepcopy(old)
+        new = new if by_error else new.to("meta")  # an error is a matter of the values
         for edit in edits:
             new = getattr(edit, "skeleton", edit)(new)
         rows.append(
@@ -143,6 +145,9 @@ def _count(module: nn.Module) -> int:
 
 def _words(module: nn.Module) -> str:
     ranks = f" ranks {module.ranks}" if hasattr(module, "ranks") else ""
+    if isinstance(module, Cores) and hasattr(module, "rank"):
+        sizes = ["x".join(map(str, core.shape)) for core in module.cores[:2]]
+        ranks = f" rank {module.rank} of {' and '.join(sizes)}"
     stages = [stage for c in getattr(module, "parametrizations", {}).values() for stage in c]
     on = sorted({f"{type(s).__name__} {getattr(s, 'bits', '')}".strip() for s in stages})
     kind = type(module).__name__.removeprefix("Parametrized")
@@ -225,6 +230,8 @@ def bake(model: nn.Module, *, dense: bool = False) -> nn.Module:
     plain = bake_tensors(copy.deepcopy(model))
     if dense:
         for name, module in list(plain.named_modules()):
-            if isinstance(module, TTLinear | TTMEmbedding):
+            if isinstance(module, Cores):
                 plain.set_submodule(name, module.dense().train(module.training))
+            else:
+                lift(module)
     return attach_layout(plain)

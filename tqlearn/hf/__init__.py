@@ -1,7 +1,8 @@
 """tqlearn for transformers models: joint model, data and metrics, the bridge, the trainer."""
 
-from .attention import SCORES
+from .attention import QUANTIZED, SCORES, quantize_attention
 from .bridge import TqlearnConfig, TqlearnQuantizer
+from .dropout import DropoutSchedule, ScheduledDropout
 from .joint import (
     BertForJointIntentSlot,
     JointCollator,
@@ -20,13 +21,16 @@ from .trainer import DistillTrainer, LayerByLayer, ScaleTrainer
 from .words import word_tokenizer
 
 __all__ = [
+    "QUANTIZED",
     "SCORES",
     "BertForJointIntentSlot",
     "DistillTrainer",
+    "DropoutSchedule",
     "JointCollator",
     "JointOutput",
     "LayerByLayer",
     "ScaleTrainer",
+    "ScheduledDropout",
     "TqlearnConfig",
     "TqlearnQuantizer",
     "encode_joint",
@@ -37,6 +41,7 @@ __all__ = [
     "joint_metrics",
     "predict_joint",
     "predict_sentences",
+    "quantize_attention",
     "sentence_metrics",
     "trainer_metrics",
     "word_tokenizer",

@@ -1,29 +1,117 @@
-"""An attention function for transformers' registry that hands out scores before the softmax.
+"""Attention functions for transformers' registry: with quantizers, and with scores as their maps.
 
 ``model.set_attn_implementation(SCORES)`` computes what eager attention computes; with
 ``output_attentions=True`` the model then returns Q K^T / sqrt(head width), without mask and
 softmax, where eager attention returns probabilities. KroneckerBERT distills those.
+
+``quantize_attention`` puts quantizers on query, key, value and probabilities. They work under
+``SCORES`` and under ``QUANTIZED``, which returns probabilities; any other function is refused.
 """
 
+import copy
+import inspect
+from fnmatch import fnmatchcase
+
 import torch
+from torch import nn
 from torch.nn import functional as F
 from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.integrations.sdpa_attention import repeat_kv
 from transformers.masking_utils import eager_mask
 
+from ..activations import ATTENTION, QUANTIZED, attended, place
+from ..layout import attach_layout
+
 SCORES = "tqlearn_scores"
+WITH_MAPS = ("eager", SCORES, QUANTIZED)
 
 
-def scores_attention(
-    module, query, key, value, attention_mask, scaling=None, dropout=0.0, **kwargs
-):
+def scores_attention(module, query, key, value, attention_mask, **kwargs):
     """(batch, heads, tokens, width) -> output (batch, tokens, heads, width), and the scores."""
+    output, scores, _ = _attention(module, query, key, value, attention_mask, **kwargs)
+    return output, scores
+
+
+def quantized_attention(module, query, key, value, attention_mask, **kwargs):
+    """(batch, heads, tokens, width) -> output (batch, tokens, heads, width), and probabilities."""
+    output, _, probabilities = _attention(module, query, key, value, attention_mask, **kwargs)
+    return output, probabilities
+
+
+def _attention(module, query, key, value, mask, scaling=None, dropout=0.0, **kwargs):
     scaling = query.size(-1) ** -0.5 if scaling is None else scaling
+    query, key, value = (
+        # quantizers see (batch, tokens, heads, width), as a mask of real tokens needs it
+        attended(module, name, x.transpose(1, 2)).transpose(1, 2)
+        for name, x in zip(ATTENTION, (query, key, value), strict=False)
+    )
+    if (repeats := getattr(module, "num_key_value_groups", 1)) > 1:
+        key, value = repeat_kv(key, repeats), repeat_kv(value, repeats)
     scores = torch.matmul(query, key.transpose(2, 3)) * scaling
-    masked = scores if attention_mask is None else scores + attention_mask
-    probabilities = F.dropout(masked.softmax(-1), p=dropout, training=module.training)
+    masked = scores if mask is None else scores + mask
+    dropped = F.dropout(masked.softmax(-1), p=dropout, training=module.training)
+    probabilities = attended(module, "quant_probabilities", dropped)
     output = torch.matmul(probabilities, value)
-    return output.transpose(1, 2).contiguous(), scores
+    return output.transpose(1, 2).contiguous(), scores, probabilities
 
 
-AttentionInterface.register(SCORES, scores_attention)
-AttentionMaskInterface.register(SCORES, eager_mask)
+for _name, _function in ((SCORES, scores_attention), (QUANTIZED, quantized_attention)):
+    AttentionInterface.register(_name, _function)
+    AttentionMaskInterface.register(_name, eager_mask)
+
+
+def attention_modules(model: nn.Module) -> dict[str, nn.Module]:
+    """Return the modules, by name, that call a function of transformers' attention registry."""
+    return {
+        name: module
+        for name, module in model.named_modules()
+        if "ALL_ATTENTION_FUNCTIONS"
+        in getattr(inspect.unwrap(type(module).forward), "__code__", _attention.__code__).co_names
+    }
+
+
+def attention_kind(model: nn.Module, kind: str) -> str:
+    """Return the attention function to set: ``kind``, or ours where quantizers stand."""
+    with_quantizers = any(hasattr(m, name) for m in model.modules() for name in ATTENTION)
+    return QUANTIZED if with_quantizers and kind != SCORES else kind
+
+
+def quantize_attention(
+    model: nn.Module, by: object, probabilities: object = None, pattern: str = "*"
+) -> nn.Module:
+    """Return a copy whose query, key, value and attention probabilities are quantized.
+
+    They need batches: ``tqlearn.calibrate(model, batches)``. Probabilities are quantized after
+    dropout, just before they meet the values. Calibration runs without dropout; in training it
+    lifts the survivors by 1 / (1 - p), those near the clip above it, where the gradient is zero:
+    train with no dropout of attention, or let the clip learn.
+
+    Args:
+        model: a transformers model whose attention goes through the registry; compressed or not.
+        by: an edit that quantizes, such as ``LearnedClip(bits=8)``.
+        probabilities: another one for the probabilities, such as ``PACT(8, form="one-sided")``.
+        pattern: shell wildcard on the names of the attention modules.
+
+    Raises:
+        ValueError: no attention module fits the pattern, or one has quantizers already.
+        TypeError: an edit that makes no quantizer.
+
+    Source: spec sheet KDLSQ, section 4.
+    """
+    for edit in (by, probabilities or by):
+        if not callable(getattr(edit, "quantizer", None)):
+            raise TypeError(f"an edit that quantizes is needed, such as LearnedClip(8), got {edit}")
+    student = copy.deepcopy(model)
+    found = {n: m for n, m in attention_modules(student).items() if fnmatchcase(n, pattern)}
+    if not found:
+        raise ValueError(
+            f"pattern {pattern!r} matches no attention of {type(model).__name__}; there are "
+            f"{[*attention_modules(model)]}"
+        )
+    for module in found.values():
+        like = next(p for p in module.parameters() if p.is_floating_point())
+        for name in ATTENTION:
+            edit = probabilities if probabilities and name == "quant_probabilities" else by
+            place(module, name, edit.quantizer(activation=True).to(like))
+    student.set_attn_implementation(QUANTIZED)
+    return attach_layout(student)

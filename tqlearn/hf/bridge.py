@@ -18,7 +18,9 @@ from transformers.quantizers.auto import (
 )
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
+from ..grid import is_quantizer
 from ..layout import rebuild
+from .attention import attention_kind
 
 METHOD = "tqlearn"
 
@@ -48,7 +50,12 @@ class TqlearnQuantizer(HfQuantizer):
 
     def _process_model_before_weight_loading(self, model: nn.Module, **_: object) -> nn.Module:
         with torch.device("meta"):
-            return rebuild(model, _for_model(model, json.loads(self.quantization_config.layout)))
+            rebuild(model, _for_model(model, json.loads(self.quantization_config.layout)))
+        for module in model.modules():  # a scale that follows its weight waits until it is there
+            if is_quantizer(module):
+                module.eval()
+        model.set_attn_implementation(attention_kind(model, model.config._attn_implementation))
+        return model
 
     def _process_model_after_weight_loading(self, model: nn.Module, **_: object) -> nn.Module:
         """Refuse a file that lacks codes, scales or cores; transformers would make them up."""

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 from transformers import BertConfig, BertModel, BertPreTrainedModel
 from transformers.utils import ModelOutput
 
-from .attention import SCORES
+from .attention import WITH_MAPS
 
 POOLINGS = ("first", "mean")
 
@@ -93,7 +93,7 @@ class BertForJointIntentSlot(BertPreTrainedModel):
         return_dict=None,
     ):
         """Ids (batch, tokens) -> JointOutput; the loss needs both kinds of labels."""
-        if output_attentions and self.config._attn_implementation not in ("eager", SCORES):
+        if output_attentions and self.config._attn_implementation not in WITH_MAPS:
             raise ValueError(
                 f"{self.config._attn_implementation} attention returns no probabilities; call "
                 'model.set_attn_implementation("eager") before asking for output_attentions'

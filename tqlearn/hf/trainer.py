@@ -8,6 +8,7 @@ from transformers import Trainer, TrainerCallback
 
 from ..distill import LayerSchedule
 from ..quantize import is_quantizer, require_calibrated
+from .attention import attention_kind
 
 Losses = Callable[..., dict[str, Tensor]]
 
@@ -130,7 +131,7 @@ class DistillTrainer(ScaleTrainer):
         models = (self.teacher, self.model)
         kinds = [model.config._attn_implementation for model in models]
         for model in models:
-            model.set_attn_implementation(self.attention)
+            model.set_attn_implementation(attention_kind(model, self.attention))
         try:
             return super().train(*args, **kwargs)
         finally:
@@ -165,7 +166,8 @@ def optimizer_with_scales(
 ) -> torch.optim.Optimizer:
     """Return the trainer's optimizer over three groups: decayed, not decayed, scales."""
     decayed = set(trainer.get_decay_parameter_names(model))
-    scales = {id(m.scale) for m in model.modules() if is_quantizer(m)}  # not a norm's "scale"
+    quantizers = [m for m in model.modules() if is_quantizer(m)]  # scales, clips, offsets of
+    scales = {id(p) for m in quantizers for p in m.parameters()}  # these, not a norm's "scale"
     groups: dict[str, list] = {"decayed": [], "plain": [], "scales": []}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:

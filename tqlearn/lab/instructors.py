@@ -24,8 +24,6 @@ TIME = re.compile(
     r"<!--spent-->about (?P<spent>\d+) CPU-seconds"
 )
 PLANNED = {
-    "01": ("low rank", "the truncated SVD of a weight, and its error"),
-    "03": ("Kronecker products", "the nearest Kronecker product, both ways to multiply by it"),
     "05": ("zero-preserving 4 bits", "SAWB, grids with and without a zero, PACT"),
     "06": ("2:4 sparsity", "the mask, its metadata, three ways to train with it"),
     "07": ("block pruning", "movement scores, schedules, removal, latency"),
@@ -51,10 +49,12 @@ SCHEDULES = {
     ),
     "One term": (
         ("week 1", "00", True, "and the installation"),
-        ("weeks 2 and 3", "02", True, "graded"),
-        ("weeks 4 and 5", "04", True, "graded; read the LSQ paper beside it"),
-        ("weeks 6 and 7", "08", True, "graded"),
-        ("weeks 8 and 9", "09", True, "graded; read the QTC paper beside it"),
+        ("week 2", "01", True, "graded"),
+        ("week 3", "02", True, "graded"),
+        ("week 4", "03", True, "graded; read the KroneckerBERT paper beside it"),
+        ("weeks 5 and 6", "04", True, "graded; read the LSQ paper beside it"),
+        ("weeks 7 and 8", "08", True, "graded"),
+        ("week 9", "09", True, "graded; read the QTC paper beside it"),
     ),
 }
 

@@ -137,7 +137,9 @@ def draw(entries: list[dict]) -> go.Figure:
             x=sizes,
             y=[row["slot_f1"] for row in entries],
             text=[row["model"] for row in entries],
-            textposition="bottom center",
+            textposition=[  # no name may lie on the numbers of the axis
+                f"{'top' if row['slot_f1'] < 15 else 'bottom'} center" for row in entries
+            ],
             mode="markers+text",
             cliponaxis=False,
             marker={

@@ -2,19 +2,75 @@
 
 from .base import Explorer, choice, sweep
 from .budget import budget, budget_explorer, draw_budget
+from .distillation import distillation_explorer, draw_distillation, endings, over_seeds, runs
+from .kronecker import (
+    at,
+    draw_kronecker,
+    kronecker_explorer,
+    kronecker_table,
+    sum_costs,
+    sum_errors,
+)
+from .low_rank import (
+    draw_spectrum,
+    low_rank_costs,
+    low_rank_explorer,
+    low_rank_table,
+    spectrum,
+)
+from .quantizer import draw_quantizer, error_parts, quantizer_explorer, quantizer_table
+from .structures import best_within, candidates, compare, draw_structures
+from .tensor_train import (
+    digit_modes,
+    draw_trains,
+    pair_costs,
+    tensor_train_explorer,
+    train_costs,
+    train_table,
+)
 from .tradeoff import BITS, RANKS, compressed_bert_explorer, draw_tradeoff, join, untrained
 
 __all__ = [
     "BITS",
     "RANKS",
     "Explorer",
+    "at",
+    "best_within",
     "budget",
     "budget_explorer",
+    "candidates",
     "choice",
+    "compare",
     "compressed_bert_explorer",
+    "digit_modes",
+    "distillation_explorer",
     "draw_budget",
+    "draw_distillation",
+    "draw_kronecker",
+    "draw_quantizer",
+    "draw_spectrum",
+    "draw_structures",
     "draw_tradeoff",
+    "draw_trains",
+    "endings",
+    "error_parts",
     "join",
+    "kronecker_explorer",
+    "kronecker_table",
+    "low_rank_costs",
+    "low_rank_explorer",
+    "low_rank_table",
+    "over_seeds",
+    "pair_costs",
+    "quantizer_explorer",
+    "quantizer_table",
+    "runs",
+    "spectrum",
+    "sum_costs",
+    "sum_errors",
     "sweep",
+    "tensor_train_explorer",
+    "train_costs",
+    "train_table",
     "untrained",
 ]

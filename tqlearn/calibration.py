@@ -1,0 +1,134 @@
+"""Start values for every quantizer of a model: weights look at themselves, activations at batches.
+
+Padding is no data. Where a batch comes with an ``attention_mask``, quantizers of activations see
+the real positions only.
+"""
+
+from collections.abc import Iterable, Mapping
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from .grid import is_quantizer
+
+
+def calibrate(model: nn.Module, batches: Iterable | None = None) -> nn.Module:
+    """Give every quantizer its start scale, in place, and return the model.
+
+    Quantizers of weights and cores look at their tensor; those of activations look at the batches,
+    and take the mean of what each batch asks for. All see what they will see in use: a layer's
+    input comes from layers that are quantized already, in evaluation mode. A scale that is already
+    set is set anew.
+
+    Args:
+        model: a compressed model.
+        batches: what the model is called with: dicts (keywords), tuples (positions) or tensors.
+            Of a dict's masks, (batch, tokens) with 1 for real tokens, the one that fits a tensor
+            says which of its positions count.
+
+    Raises:
+        ValueError: activation quantizers but no batches, or one that no batch reached.
+    """
+    on_weights = set()
+    for module in model.modules():
+        for name, chain in getattr(module, "parametrizations", {}).items():
+            on_weights.update(part for stage in chain for part in stage.modules())
+            if chain.is_tensor:  # weight_norm has two tensors behind one: no place of ours
+                _calibrate_chain(f"{type(module).__name__}.{name}", chain)
+    on_inputs = {
+        module: name
+        for name, module in model.named_modules()
+        if is_quantizer(module) and module not in on_weights
+    }
+    if on_inputs:
+        _calibrate_inputs(model, on_inputs, batches)
+    return model
+
+
+@torch.no_grad()
+def _calibrate_chain(name: str, chain: nn.Module) -> None:
+    x = chain.original
+    for stage in chain:
+        if is_quantizer(stage):
+            stage.calibrate(x)
+        x = stage(x)
+    if not torch.isfinite(x).all():
+        raise ValueError(f"{name} is not finite after calibration")
+
+
+def _calibrate_inputs(model: nn.Module, quantizers: dict, batches: Iterable | None) -> None:
+    if batches is None:
+        raise ValueError(
+            f"{len(quantizers)} quantizers of activations need batches to look at, such as "
+            f"{next(iter(quantizers.values()))!r}; call tqlearn.calibrate(model, batches)"
+        )
+    seen: dict[nn.Module, list[list[Tensor]]] = {module: [] for module in quantizers}
+    masks: list[Tensor] = []
+
+    def look(module: nn.Module, inputs: tuple) -> None:
+        pairs = quantizers[module].endswith("quant_probabilities")
+        module.calibrate(real(inputs[0], masks, pairs))
+        seen[module].append([t.detach().clone() for t in _numbers(module)])
+
+    hooks = [module.register_forward_pre_hook(look) for module in quantizers]
+    training = {module: module.training for module in model.modules()}
+    try:
+        with torch.no_grad():
+            model.eval()
+            for batch in batches:
+                masks[:] = _masks(batch)
+                if isinstance(batch, Mapping):
+                    model(**batch)
+                else:
+                    model(*batch if isinstance(batch, tuple | list) else (batch,))
+    finally:
+        for module, mode in training.items():
+            module.training = mode
+        for hook in hooks:
+            hook.remove()
+    if blind := [quantizers[module] for module, found in seen.items() if not found]:
+        raise ValueError(f"no batch reached {len(blind)} quantizers, the first is {blind[0]!r}")
+    with torch.no_grad():
+        for module, found in seen.items():
+            for target, values in zip(_numbers(module), zip(*found, strict=True), strict=True):
+                target.detach().copy_(torch.stack(values).mean(0))
+
+
+def _numbers(quantizer: nn.Module) -> list[Tensor]:
+    """Return what calibration sets: the floats among a quantizer's own tensors."""
+    own = [*quantizer.parameters(), *quantizer.buffers()]
+    return [t for t in own if t.is_floating_point()]
+
+
+def _masks(batch: object) -> list[Tensor]:
+    if not isinstance(batch, Mapping):
+        return []
+    found = [v for k, v in batch.items() if k.endswith("attention_mask") and v is not None]
+    return [mask.bool() for mask in found if mask.dim() == 2]
+
+
+def real(x: Float[Tensor, "..."], masks: list[Tensor], pairs: bool = False) -> Float[Tensor, "..."]:
+    """Return the entries of a tensor at real positions.
+
+    Args:
+        x: (batch, tokens, ...) or (batch * tokens, ...), else it is taken whole. With ``pairs``,
+            attention probabilities (batch, heads, queries, keys), where both must be real.
+        masks: (batch, tokens), True for real; the first one that fits is taken.
+
+    >>> mask = torch.tensor([[True, False]])
+    >>> real(torch.tensor([[[1.0, 2.0], [7.0, 7.0]]]), [mask]).tolist()
+    [[1.0, 2.0]]
+    """
+    if pairs:
+        sizes = (x.shape[0], x.shape[2]), (x.shape[0], x.shape[3])
+        queries, keys = (
+            next((m for m in masks if m.shape == s), x.new_ones(s, dtype=bool)) for s in sizes
+        )
+        return x[(queries[:, None, :, None] & keys[:, None, None, :]).expand_as(x)]
+    for mask in masks:
+        if x.dim() > 2 and x.shape[:2] == mask.shape:
+            return x[mask]
+        if x.dim() == 2 and len(x) == mask.numel() != len(mask):
+            return x[mask.flatten()]
+    return x

@@ -1,0 +1,155 @@
+"""Edits that make products of two factors: ``LowRank`` and ``Kronecker``."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from torch import nn
+
+from .decompose import low_rank
+from .kronecker import check_pair, modes_within, nearest_kronecker
+from .kronecker_layers import KroneckerEmbedding, KroneckerLinear
+from .layers import LowRankLinear
+from .shapes import divisors, factorize, kronecker_parameters, low_rank_parameters
+from .targets import SLACK, Structure, check_plain, say_clipped
+
+Pair = tuple[int, int]
+Modes = Sequence[int] | None
+
+
+def _fitting(edit: Structure, layer: nn.Module) -> int:
+    """Return the rank of an edit, clipped with a warning to what is exact."""
+    limit = edit.limit(layer)
+    if edit.rank > limit:
+        words = f"rank {edit.rank} is more than {edit.words(layer)} can use"
+        say_clipped(type(edit).__name__, words, limit)
+    return min(edit.rank, limit)
+
+
+@dataclass(frozen=True, repr=False)
+class LowRank(Structure):
+    """Replace a linear layer by two thin ones, the plain baseline.
+
+    Args:
+        rank: columns of the left and rows of the right factor; clipped, with a warning, to the
+            smaller width.
+        ratio, error: instead of a rank; see ``targets.Structure``.
+        init: "svd" starts from the layer's weight, "random" from scratch.
+
+    Source: Eckart and Young 1936.
+
+    >>> LowRank(ratio=8)(nn.Linear(768, 768))
+    LowRankLinear(in_features=768, out_features=768, rank=48)
+    """
+
+    init: str = "svd"
+
+    def limit(self, linear: nn.Module) -> int:
+        """Return the highest rank that a layer can use."""
+        check_plain("LowRank", linear, nn.Linear)
+        return min(linear.weight.shape)
+
+    def numbers(self, linear: nn.Module, rank: int) -> int:
+        """Count the numbers of both factors at a rank."""
+        return low_rank_parameters(*linear.weight.shape, rank)
+
+    def rank_of_error(self, linear: nn.Module) -> int:
+        """Return the rank that the error needs."""
+        return low_rank(linear.weight.detach(), error=self.error)[0].shape[1]
+
+    def empty(self, linear: nn.Module) -> LowRankLinear:
+        """Return the layer with random values."""
+        rank = _fitting(self, linear)
+        has = linear.bias is not None
+        return LowRankLinear(linear.in_features, linear.out_features, rank, bias=has)
+
+    def nearest(self, linear: nn.Module) -> LowRankLinear:
+        """Return the layer nearest to the weight."""
+        return LowRankLinear.from_linear(linear, _fitting(self, linear))
+
+
+@dataclass(frozen=True, repr=False)
+class Kronecker(Structure):
+    """Replace a linear layer or an embedding by a sum of Kronecker products.
+
+    Args:
+        rank: how many products are summed; clipped, with a warning, to what is exact.
+        ratio, error: instead of a rank; see ``targets.Structure``. Without modes, a ratio means one
+            product of the largest shape that fits (``kronecker.modes_within``).
+        out_modes, in_modes: of a linear layer, (m1, m2) and (n1, n2) for factors m1 x n1 and
+            m2 x n2. None for the smallest right factor (2 x 2 for even widths), or for balanced
+            modes where an error decides the rank.
+        col_modes: of an embedding, (d / n, n): the right factor is a row of n. None as above.
+        init: "svd" for the nearest sum of products, "random" from scratch.
+
+    Source: spec sheet KroneckerBERT, 1.1 to 1.5.
+
+    >>> Kronecker(rank=1, out_modes=(384, 2), in_modes=(48, 16))(nn.Linear(768, 768))
+    KroneckerLinear(out_modes=(384, 2), in_modes=(48, 16), rank=1)
+    >>> Kronecker(ratio=8)(nn.Embedding(1000, 64))
+    KroneckerEmbedding(num_embeddings=1000, col_modes=(8, 8), rank=1)
+    """
+
+    out_modes: Modes = None
+    in_modes: Modes = None
+    col_modes: Modes = None
+    init: str = "svd"
+
+    def shapes(self, layer: nn.Module) -> tuple[Pair, Pair]:
+        """Return the modes of the rows and of the columns of a layer's weight."""
+        check_plain("Kronecker", layer, nn.Linear, nn.Embedding)
+        table, (rows, cols) = isinstance(layer, nn.Embedding), layer.weight.shape
+        wrong = (self.out_modes or self.in_modes) if table else self.col_modes
+        if wrong is not None:
+            names = "out_modes and in_modes are for a linear layer, col_modes for an embedding"
+            raise ValueError(f"{names}; got {self!r} for {self.words(layer)}")
+        first = (rows, 1) if table else self.out_modes
+        second = self.col_modes if table else self.in_modes
+        if self.ratio is not None and second is None and (table or first is None):
+            numbers = SLACK * layer.weight.numel() / self.ratio
+            return modes_within(rows, cols, numbers, tall=table)
+        return check_pair(first or self._split(rows), second or self._split(cols), rows, cols)
+
+    def _split(self, width: int) -> Pair:
+        if self.error is not None:
+            return factorize(width, 2)
+        small = divisors(width)[:2][-1]
+        return (width // small, small)
+
+    def resolve(self, layer: nn.Module) -> "Kronecker":
+        """Return this edit with the rank and the modes that it means for a layer."""
+        fixed = replace(self, **self._named(layer))
+        return super(Kronecker, fixed).resolve(layer)
+
+    def _named(self, layer: nn.Module) -> dict[str, Pair]:
+        rows, cols = self.shapes(layer)
+        table = isinstance(layer, nn.Embedding)
+        return {"col_modes": cols} if table else {"out_modes": rows, "in_modes": cols}
+
+    def limit(self, layer: nn.Module) -> int:
+        """Return the highest rank that a layer can use."""
+        (m1, m2), (n1, n2) = self.shapes(layer)
+        return min(m1 * n1, m2 * n2)
+
+    def numbers(self, layer: nn.Module, rank: int) -> int:
+        """Count the numbers of all factors at a rank."""
+        return kronecker_parameters(*self.shapes(layer), rank)
+
+    def rank_of_error(self, layer: nn.Module) -> int:
+        """Return how many products the error needs."""
+        weight = layer.weight.detach()
+        return len(nearest_kronecker(weight, *self.shapes(layer), None, error=self.error)[0])
+
+    def empty(self, layer: nn.Module) -> nn.Module:
+        """Return the layer with random values."""
+        modes, rank = self._named(layer), _fitting(self, layer)
+        if isinstance(layer, nn.Embedding):
+            return KroneckerEmbedding(layer.num_embeddings, **modes, rank=rank,
+                                      padding_idx=layer.padding_idx)  # fmt: skip
+        return KroneckerLinear(**modes, rank=rank, bias=layer.bias is not None)
+
+    def nearest(self, layer: nn.Module) -> nn.Module:
+        """Return the layer nearest to the weight."""
+        modes, rank = self._named(layer), _fitting(self, layer)
+        if isinstance(layer, nn.Embedding):
+            return KroneckerEmbedding.from_embedding(layer, **modes, rank=rank)
+        return KroneckerLinear.from_linear(layer, **modes, rank=rank)

@@ -1,0 +1,102 @@
+"""Uniform quantization between a smallest and a largest value, of now or as a running mean."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from .grid import Quantizer
+from .registry import register
+from .rounding import fake_quantize, positive
+
+
+@register
+class Uniform(Quantizer):
+    """Quantize between low and high: x -> low + scale * round((clamp(x) - low) / scale).
+
+    In training the range follows the tensor, in evaluation it stands still. It is a constant to the
+    gradient, which passes inside and is zero outside.
+
+    Args:
+        bits: 2 to 8; codes 0 to 2^b - 1.
+        momentum: 0 takes the range of the present tensor, for weights; 0.9 keeps nine tenths of the
+            old range at every training step, for activations.
+        signed: False fixes low at 0, for inputs that are never negative.
+        integer_zero: round the zero point, and widen the range to hold 0, so that zeros stay
+            exactly zero. Without it they do NOT in general (with ``signed=False`` they do).
+        groups: see ``grid``; for activations the rows would be batch entries, so leave it at 1.
+
+    A running range sees padded positions too; calibrate on real tokens and mind them in training.
+
+    Source: spec sheet FullyQT, sections 2 and 4; ``integer_zero`` is our addition.
+
+    >>> q = Uniform(bits=2).calibrate(torch.tensor([1.0, 4.0])).eval()
+    >>> q(torch.tensor([1.2, 2.6])).tolist(), q.codes(torch.tensor([4.0])).item()
+    ([1.0, 3.0], 3)
+    """
+
+    options = {"momentum": 0.0, "signed": True, "integer_zero": False}
+
+    def __init__(
+        self,
+        bits: int,
+        momentum: float = 0.0,
+        signed: bool = True,
+        integer_zero: bool = False,
+        groups: int = 1,
+    ) -> None:
+        super().__init__(bits, groups)
+        if not 0 <= momentum < 1:
+            raise ValueError(f"momentum is the share of the old range, 0 to below 1: {momentum!r}")
+        self.momentum, self.signed, self.integer_zero = momentum, signed, integer_zero
+        self.qmin, self.qmax = 0, 2**bits - 1
+        self.register_buffer("low", self.unset())
+        self.register_buffer("high", self.unset())
+
+    @property
+    def scale(self) -> Float[Tensor, "..."]:
+        """The step between two codes."""
+        return (self.high - self.low) / self.qmax
+
+    @property
+    def zero_point(self) -> Float[Tensor, "..."]:
+        """The code of 0.0, a real number unless ``integer_zero``."""
+        zero = -self.low / positive(self.scale)
+        return zero.round() if self.integer_zero else zero
+
+    def range_of(self, rows: Float[Tensor, "rows n"]) -> tuple[Tensor, Tensor]:
+        """Return (low, high) that the present tensor asks for."""
+        low, high = rows.amin(1), rows.amax(1)  # aminmax along an axis is many times slower
+        if self.integer_zero or not self.signed:
+            low, high = low.clamp_max(0), high.clamp_min(0)
+        return (low if self.signed else low * 0), high
+
+    def start(self, rows: Float[Tensor, "rows n"]) -> None:
+        """Set the range from the rows of a tensor."""
+        for name, new in zip(("low", "high"), self.range_of(rows), strict=True):
+            old = getattr(self, name)
+            setattr(self, name, new.reshape(old.shape).to(old.dtype))
+
+    def _follow(self, rows: Float[Tensor, "rows n"]) -> None:
+        old = self.low, self.high
+        self.start(rows)
+        if self.momentum:
+            for name, was in zip(("low", "high"), old, strict=True):
+                new = getattr(self, name)
+                mixed = self.momentum * was + (1 - self.momentum) * new
+                setattr(self, name, torch.where(torch.isnan(was), new, mixed))
+
+    def forward(self, x: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+        rows = self.rows(x)
+        if self.training:
+            with torch.no_grad():
+                self._follow(rows.detach().reshape(self.groups, -1))
+        out = fake_quantize(
+            rows,
+            self.scale,
+            self.qmin,
+            self.qmax,
+            offset=self.low,
+            through=not self.momentum,  # nothing lies outside the present tensor's own range
+            integer=self.integer_zero,
+        )
+        return out.reshape(x.shape)

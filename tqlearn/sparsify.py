@@ -1,0 +1,220 @@
+"""N:M masks: of every M neighbors along the input dimension, N stay and the rest are exactly zero.
+
+A mask is a module that stands on a weight before its quantizer. ``mask_for`` returns it (True
+stays), ``forward`` applies it. ``mask_of`` asks a weight that carries masks for what they leave.
+"""
+
+from itertools import takewhile
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from .grid import is_quantizer
+from .patterns import Pattern
+from .registry import register
+
+UPDATES = ("fixed", "ste", "sr-ste")
+
+
+def magnitude(weight: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+    """Return the score |w|: what is small goes first."""
+    return weight.detach().abs()
+
+
+def activation_aware(
+    weight: Float[Tensor, "out in"], norms: Float[Tensor, "in"]
+) -> Float[Tensor, "out in"]:
+    """Return the score |w| times the norm of its input: a small weight on a loud input counts.
+
+    Source: Sun et al. 2023, *A Simple and Effective Pruning Approach for Large Language Models*
+    (Wanda); the norm is that of an input feature over all tokens, see ``input_norms``.
+    """
+    return magnitude(weight) * norms.to(weight)
+
+
+def nm_mask(
+    scores: Float[Tensor, "..."], pattern: str = "2:4", axis: int = -1, pad: bool = False
+) -> Bool[Tensor, "..."]:
+    """Return the mask that keeps the highest scores of every group; True stays.
+
+    Ties are stable: of equal scores the earlier ones go first, so runs are reproducible.
+
+    Args:
+        scores: non-negative, such as ``magnitude(weight)``.
+        pattern: "N:M", or "N:M pairs" for adjacent pairs, scored by their Euclidean norm.
+        axis: along which the groups run: the input dimension, the last one of a linear layer.
+        pad: let the last group be short. The places that it lacks are dropped first, so it keeps
+            as many of its numbers as a full group does.
+
+    Raises:
+        ValueError: the axis is not divisible by M and ``pad`` is False.
+
+    Source: spec sheet Deep Compression, section 6.1 and acceptance check 8.
+
+    >>> nm_mask(torch.tensor([[0.1, 0.9, 0.4, 0.2], [0.5, 0.5, 0.5, 0.5]])).int().tolist()
+    [[0, 1, 1, 0], [0, 0, 1, 1]]
+    """
+    form, width = Pattern.of(pattern), scores.shape[axis]
+    if width % form.group and not pad:
+        raise ValueError(
+            f"{pattern} needs a width divisible by {form.group}, but shape {(*scores.shape,)} has "
+            f"{width} along the input; leave the tensor out, or allow a short group with pad=True"
+        )
+    groups = grouped(scores, form, axis, fill=-1.0)
+    if form.run > 1:
+        runs = groups.unflatten(-1, (-1, form.run))
+        groups = torch.where(runs < 0, 0, runs).norm(dim=-1) - (runs < 0).all(-1).to(scores)
+    kept = _ranks(groups) >= (form.group - form.keep) // form.run
+    return ungrouped(kept.repeat_interleave(form.run, dim=1), tuple(scores.shape), axis)
+
+
+def _ranks(groups: Float[Tensor, "groups runs"]) -> Int[Tensor, "groups runs"]:
+    """Count, for every score of a group, those that go before it: lower ones, earlier equals.
+
+    A stable sort says the same, four times as slowly for groups of four.
+    """
+    columns = groups.T.contiguous()
+    ranks = torch.zeros_like(columns, dtype=torch.int16)
+    for j, score in enumerate(columns):
+        ranks[:j] += score < columns[:j]
+        ranks[j + 1 :] += score <= columns[j + 1 :]
+    return ranks.T
+
+
+def grouped(x: Tensor, form: Pattern, axis: int, fill: float | bool = 0) -> Tensor:
+    """Return the groups of a tensor as rows (groups, M), a short last one filled up."""
+    rows = x.movedim(axis, -1).flatten(0, -2) if x.dim() > 1 else x[None]
+    rows = nn.functional.pad(rows, (0, -rows.shape[1] % form.group), value=fill)
+    return rows.reshape(-1, form.group)
+
+
+def ungrouped(groups: Tensor, shape: tuple[int, ...], axis: int) -> Tensor:
+    """Return the tensor of a shape that ``grouped`` took apart, without what filled it up."""
+    front = list(shape)
+    width = front.pop(axis)
+    rows = groups.reshape(*front, -1)[..., :width]
+    return rows.movedim(-1, axis).contiguous()
+
+
+class _Keep(torch.autograd.Function):
+    """Mask forward; backward passes everything, plus a decay of what was dropped."""
+
+    @staticmethod
+    def forward(ctx, weight: Tensor, mask: Tensor, decay: float) -> Tensor:
+        ctx.decay = decay
+        ctx.save_for_backward(weight.masked_fill(mask, 0) if decay else None)
+        return weight.masked_fill(~mask, 0)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor):
+        (dropped,) = ctx.saved_tensors
+        return grad if dropped is None else grad + ctx.decay * dropped, None, None
+
+
+@register
+class NMMask(nn.Module):
+    """Keep N of every M neighbors of a weight, the rest is exactly zero.
+
+    Args:
+        shape: of the weight.
+        pattern, axis, pad: as in ``nm_mask``.
+        update: "fixed": the mask is made once and stored, and a dropped weight gets no gradient.
+            "ste": made anew from the weights in every forward, and the gradient passes straight
+            through to all weights. "sr-ste": as "ste", and dropped weights are pulled to zero by
+            ``decay`` times their value.
+        decay: SR-STE's lambda.
+
+    The dropped numbers of a weight are not touched: they wait under the mask, where a fixed one
+    lets only weight decay reach them. A fixed mask drops everything until ``remask`` has made it.
+
+    Source: spec sheet Deep Compression, section 6.2; SR-STE is Zhou et al. 2021, *Learning N:M
+    Fine-grained Structured Sparse Neural Networks From Scratch*. With Adam it is reported to lose
+    accuracy, so "fixed" is the default.
+
+    >>> mask = NMMask([1, 4]).remask(torch.tensor([[0.1, -0.9, 0.4, -0.2]]))
+    >>> mask(torch.tensor([[1.0, 2.0, 3.0, 4.0]])).tolist()
+    [[0.0, 2.0, 3.0, 0.0]]
+    """
+
+    def __init__(
+        self,
+        shape: list[int],
+        pattern: str = "2:4",
+        axis: int = -1,
+        pad: bool = False,
+        update: str = "fixed",
+        decay: float | int = 2e-4,
+    ) -> None:
+        super().__init__()
+        if update not in UPDATES:
+            raise ValueError(f"update is 'fixed', 'ste' or 'sr-ste', got {update!r}")
+        self.form = Pattern.of(pattern)
+        self.shape, self.pattern, self.axis, self.pad = tuple(shape), pattern, axis, pad
+        self.update, self.decay = update, decay
+        blank = torch.zeros(self.shape, dtype=torch.bool) if update == "fixed" else None
+        self.register_buffer("mask", blank)
+
+    @torch.no_grad()
+    def remask(self, scores: Float[Tensor, "..."]) -> "NMMask":
+        """Make the stored mask from scores (of a weight: its magnitude) and return the module.
+
+        Raises:
+            ValueError: scores of another shape, or a mask that is not fixed.
+        """
+        if self.mask is None:
+            raise ValueError(f"a mask with update={self.update!r} follows the weights by itself")
+        if tuple(scores.shape) != self.shape:
+            raise ValueError(f"the mask is for shape {self.shape}, got scores {(*scores.shape,)}")
+        self.mask = nm_mask(scores.abs(), self.pattern, self.axis, self.pad)
+        return self
+
+    @torch.no_grad()
+    def mask_for(self, weight: Float[Tensor, "..."]) -> Bool[Tensor, "..."]:
+        """Return the mask as it meets a weight: the stored one, or the one of this moment."""
+        if self.mask is not None:
+            return self.mask
+        return nm_mask(magnitude(weight), self.pattern, self.axis, self.pad)
+
+    def forward(self, weight: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+        if self.update == "fixed":
+            return weight.masked_fill(~self.mask, 0)  # and so is the gradient
+        decay = self.decay if self.update == "sr-ste" else 0.0
+        return _Keep.apply(weight, self.mask_for(weight), decay)
+
+    def config(self) -> dict:
+        """Return the arguments that rebuild this mask, defaults left out."""
+        default = {"pattern": "2:4", "axis": -1, "pad": False, "update": "fixed", "decay": 2e-4}
+        changed = {k: getattr(self, k) for k, v in default.items() if getattr(self, k) != v}
+        return {"shape": list(self.shape)} | changed
+
+    def extra_repr(self) -> str:
+        return f"{self.pattern!r}, shape={self.shape}, axis={self.axis}, update={self.update!r}"
+
+
+def is_mask(module: nn.Module) -> bool:
+    """Say whether a module is a mask: it can tell which numbers of a weight stay."""
+    return hasattr(module, "mask_for")
+
+
+def mask_of(module: nn.Module, name: str = "weight") -> Bool[Tensor, "..."] | None:
+    """Return where the masks on a layer's weight leave it be (True); None if it has no mask.
+
+    The numbers under the mask are ``module.parametrizations[name].original``; a quantizer that
+    wants statistics of the kept ones, or of all, finds both here.
+
+    >>> from tqlearn import TwoFour
+    >>> layer = TwoFour()(nn.Linear(8, 2))
+    >>> mask_of(layer).sum(1).tolist(), mask_of(nn.Linear(8, 2))
+    ([4, 4], None)
+    """
+    chain, found = getattr(module, "parametrizations", {}), None
+    if name in chain and chain[name].is_tensor:
+        with torch.no_grad():
+            x = chain[name].original
+            for stage in takewhile(lambda stage: not is_quantizer(stage), chain[name]):
+                if is_mask(stage):
+                    mask = stage.mask_for(x)
+                    found = mask if found is None else found & mask
+                x = stage(x)
+    return found
