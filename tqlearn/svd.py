@@ -61,8 +61,8 @@ def truncated_svd(
             matrix in float64; singular values below 1e-8 of the first are lost in rounding.
             "filter" finds the leading eigenvectors only, by iterating a block of rank + 10 vectors
             through a Chebyshev polynomial of the Gram matrix until the energy left out changes by
-            less than one part in 100,000. "auto" takes the cheapest that is safe: "exact" for
-            small and for double-precision matrices, "filter" for large ones of low rank.
+            less than one part in 100,000. "auto" takes the cheapest that is safe: "exact" below
+            half a million entries (4 million in float64), "filter" for large ones of low rank.
 
     Returns:
         u and v have orthonormal columns and rows whichever way they were found, so the last value
@@ -139,7 +139,7 @@ def leading(
 def _cheapest(matrix: Float[Tensor, "m n"], rank: int) -> str:
     """Return the method that "auto" stands for, for a matrix that is at least as long as wide."""
     long, short = matrix.shape
-    if matrix.numel() < 2**16 or (matrix.dtype == torch.float64 and matrix.numel() < 2**22):
+    if matrix.numel() < 2**19 or (matrix.dtype == torch.float64 and matrix.numel() < 2**22):
         return "exact"
     if matrix.dtype != torch.float64 and (short <= 128 or 4 * rank <= short):
         return "filter"
