@@ -130,6 +130,25 @@ def score_mse(
     return masked_mean((student - teacher).square().masked_fill(~pairs, 0.0), pairs)
 
 
+def soft_cross_entropy(
+    student: Float[Tensor, "... classes"],
+    teacher: Float[Tensor, "... classes"],
+    mask: Shaped[Tensor, "..."] | None = None,
+) -> Float[Tensor, ""]:
+    """Return the cross-entropy with the teacher's probabilities, a mean over rows AND classes.
+
+    Source: spec sheet KDLSQ, section 5 (L_pred). Its gradient is that of ``soft_labels`` at
+    temperature 1 over the number of classes; its value is not zero where both agree.
+
+    >>> z = torch.tensor([[1.0, 0.0]])
+    >>> round(soft_cross_entropy(z, z.flip(-1)).item(), 5)
+    0.52216
+    """
+    student, teacher = _wide(student, teacher)
+    rows = -(teacher.softmax(-1) * F.log_softmax(student, -1)).mean(-1)
+    return rows.mean() if mask is None else masked_mean(rows, mask)
+
+
 @dataclass(frozen=True)
 class LayerSchedule:
     """The cumulative layer-by-layer schedule: half of training adds a layer at a time.

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from transformers import Trainer, TrainerCallback
 
+from ..activations import PLACES
 from ..distill import LayerSchedule
 from ..quantize import is_quantizer, require_calibrated
 from .attention import attention_kind
@@ -74,24 +75,36 @@ class ScaleTrainer(Trainer):
     """A Trainer for quantization-aware training: scales learn at a rate of their own.
 
     Args:
-        scale_learning_rate: for quantizer scales, which get no weight decay. At 8 bits a scale
-            moves by several percent in one step of the cores' 1e-3 and training collapses (spec
-            sheet QTC, section 7), so theirs is small.
+        scale_learning_rate: for the scales of weights' quantizers, which get no weight decay. At 8
+            bits a scale moves by several percent in one step of the cores' 1e-3 and training
+            collapses (spec sheet QTC, section 7), so theirs is small.
+        input_learning_rate: for the scales of activations' quantizers; None for the same.
 
     Raises:
         ValueError: a quantizer has no scale yet.
     """
 
-    def __init__(self, *args, scale_learning_rate: float = 1e-5, **kwargs) -> None:
+    def __init__(
+        self,
+        *args,
+        scale_learning_rate: float = 1e-5,
+        input_learning_rate: float | None = None,
+        **kwargs,
+    ) -> None:
         super().__init__(*args, **kwargs)
         require_calibrated(self.model)
         self.scale_learning_rate = scale_learning_rate
+        self.input_learning_rate = input_learning_rate
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """Make the optimizer with a group of its own for the scales."""
         if self.optimizer is None:
+            inputs = self.input_learning_rate
             self.optimizer = optimizer_with_scales(
-                self.model if model is None else model, self, self.scale_learning_rate
+                self.model if model is None else model,
+                self,
+                self.scale_learning_rate,
+                self.scale_learning_rate if inputs is None else inputs,
             )
         return self.optimizer
 
@@ -162,26 +175,31 @@ class DistillTrainer(ScaleTrainer):
 
 
 def optimizer_with_scales(
-    model: nn.Module, trainer: Trainer, scale_learning_rate: float
+    model: nn.Module,
+    trainer: Trainer,
+    scale_learning_rate: float,
+    input_learning_rate: float,
 ) -> torch.optim.Optimizer:
-    """Return the trainer's optimizer over three groups: decayed, not decayed, scales."""
+    """Return the trainer's optimizer over four groups: decayed, not decayed, and two of scales."""
     decayed = set(trainer.get_decay_parameter_names(model))
-    quantizers = [m for m in model.modules() if is_quantizer(m)]  # scales, clips, offsets of
-    scales = {id(p) for m in quantizers for p in m.parameters()}  # these, not a norm's "scale"
-    groups: dict[str, list] = {"decayed": [], "plain": [], "scales": []}
+    kinds = {}  # scales, clips, offsets of quantizers: these, not a norm's "scale"
+    for name, module in model.named_modules():
+        if is_quantizer(module):
+            kind = "inputs" if set(PLACES) & set(name.split(".")) else "weights"
+            kinds |= dict.fromkeys(map(id, module.parameters()), kind)
+    groups: dict[str, list] = {"decayed": [], "plain": [], "weights": [], "inputs": []}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             kind = "decayed" if name in decayed else "plain"
-            groups["scales" if id(parameter) in scales else kind].append(parameter)
+            groups[kinds.get(id(parameter), kind)].append(parameter)
     cls, kwargs = trainer.get_optimizer_cls_and_kwargs(trainer.args, model)
+    rates = {"weights": scale_learning_rate, "inputs": input_learning_rate}
     settings = [
         {"params": groups["decayed"], "weight_decay": trainer.args.weight_decay},
         {"params": groups["plain"], "weight_decay": 0.0},
-        {
-            "params": groups["scales"],
-            "weight_decay": 0.0,
-            "lr": scale_learning_rate,
-            "scales": True,
-        },
+        *(
+            {"params": groups[kind], "weight_decay": 0.0, "lr": rate, "scales": True}
+            for kind, rate in rates.items()
+        ),
     ]
     return cls([s for s in settings if s["params"]], **kwargs)

@@ -1,0 +1,223 @@
+"""The KDLSQ-BERT recipe: its losses, its plan and sizes, and that distillation pays."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from transformers import BertConfig, BertForSequenceClassification
+
+import tqlearn as tq
+from tqlearn.clips import LearnedClip
+from tqlearn.distill import soft_cross_entropy, soft_labels
+from tqlearn.hf import BertForJointIntentSlot, joint_config
+from tqlearn.hf.attention import QUANTIZED, SCORES
+from tqlearn.recipes import kdlsq_bert as recipe
+
+SMALL = BertConfig(
+    vocab_size=40, hidden_size=64, num_hidden_layers=2, num_attention_heads=4,
+    intermediate_size=128, max_position_embeddings=16, hidden_dropout_prob=0.0,
+    attention_probs_dropout_prob=0.0, num_labels=2,
+)  # fmt: skip
+EXTRA = {"output_hidden_states": True, "output_attentions": True}
+
+
+def test_soft_cross_entropy_is_a_mean_over_rows_and_classes():
+    """Check 9: 0.522160, the sum over classes 1.044320, no gradient where both agree."""
+    student, teacher = torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 1.0]])
+    found = soft_cross_entropy(student, teacher)
+    assert found.item() == pytest.approx(0.522160, abs=1e-6)
+    assert 2 * found.item() == pytest.approx(1.044320, abs=2e-6)
+    logits = torch.randn(5, 7, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    soft_cross_entropy(logits, logits.detach()).backward()
+    assert logits.grad.abs().max() < 1e-7
+
+
+def test_its_gradient_is_that_of_the_divergence_over_the_classes():
+    student = torch.randn(5, 7, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    teacher = torch.randn(5, 7, generator=torch.Generator().manual_seed(1))
+    (one,) = torch.autograd.grad(soft_cross_entropy(student, teacher), student)
+    (other,) = torch.autograd.grad(soft_labels(student, teacher), student)
+    assert torch.allclose(7 * one, other, atol=1e-6)
+
+
+def test_masked_rows_do_not_count():
+    student, teacher = torch.zeros(2, 3, 4), torch.zeros(2, 3, 4)
+    student[:, 2] = 50
+    student[0, 2, 0] = -50
+    mask = torch.tensor([[1, 1, 0], [1, 1, 0]])
+    without = soft_cross_entropy(student[:, :2], teacher[:, :2])
+    assert soft_cross_entropy(student, teacher, mask) == pytest.approx(without.item())
+
+
+def counting(rows, seed):
+    """Do more 3s than 4s stand in a row of 12? Rows with a tie get one more 3."""
+    ids = torch.randint(3, 40, (rows, 12), generator=torch.Generator().manual_seed(seed))
+    ids = torch.where(ids < 22, 3 + ids % 2, ids)  # half of all are 3 or 4
+    more = (ids == 3).sum(1) - (ids == 4).sum(1)
+    ids[more == 0, 0] = 3
+    labels = ((ids == 3).sum(1) > (ids == 4).sum(1)).long()
+    return {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": labels}
+
+
+def test_the_teacher_itself_has_no_error_and_padding_does_not_count():
+    """Check 10: student = teacher gives zeros; padded positions that differ still give zeros."""
+    torch.manual_seed(0)
+    teacher = BertForSequenceClassification(SMALL).eval()
+    teacher.set_attn_implementation(SCORES)
+    inputs = counting(4, 0)
+    inputs["attention_mask"][:, 8:] = 0
+    with torch.no_grad():
+        one, two = teacher(**inputs, **EXTRA), teacher(**inputs, **EXTRA)
+    for tensors in (two.attentions, two.hidden_states):
+        for tensor in tensors:
+            tensor[..., 8:, :] += 10_000
+    for tensor in two.attentions:
+        tensor[..., 8:] -= 10_000
+    found = recipe.losses()(two, one, inputs)
+    assert found["embeddings"] == found["scores"] == found["layers"] == 0
+    assert [*found] == ["embeddings", "scores", "layers", "soft_classes", "task"]
+    assert "task" not in recipe.losses(ground_truth=False)(two, one, inputs)
+
+
+@pytest.mark.parametrize(
+    ("bits", "ratio"), [("2-2-8", 14.94), ("3-3-8", 10.20), ("4-4-8", 7.74), ("8-8-8", 3.94)]
+)
+def test_sizes_of_bert_base(bits, ratio):
+    """Check 11, section 7: linears, word table and pooler at b bits, the rest in 32."""
+    from transformers import BertModel
+
+    with torch.device("meta"):
+        dense = BertModel(BertConfig())
+    student = tq.compress(dense, recipe.plan(dense, bits))
+    quantized = 0
+    for module in student.modules():
+        for stages in getattr(module, "parametrizations", {}).values():
+            assert isinstance(stages[0], LearnedClip)
+            quantized += stages.original.numel()
+    assert quantized == 84_934_656 + 23_440_896 + 589_824
+    size = quantized * int(bits[0]) / 8 + 4 * (109_482_240 - quantized)
+    assert 437_928_960 / size == pytest.approx(ratio, abs=0.005)
+
+
+def test_bits_are_refused_or_left_in_float():
+    for wrong in ("2-2", "2-2-9", "1-2-8", "a-b-c", "8"):
+        with pytest.raises(ValueError, match="such as 2-2-8, got"):
+            recipe.parse_bits(wrong)
+    model = BertForSequenceClassification(SMALL)
+    plan = recipe.plan(model, "4-32-32")
+    assert plan == {
+        "*word_embeddings": [],
+        "*encoder.*": [tq.LearnedClip(4)],
+        "*pooler.dense": [tq.LearnedClip(4)],
+    }
+    config = joint_config(["a", "UNK"], ["O", "UNK"], num_hidden_layers=1)
+    joint = BertForJointIntentSlot(config)
+    assert "*pooler.dense" not in recipe.plan(joint)
+
+
+def quantized_tensors(student):
+    return sum(isinstance(module, LearnedClip) for module in student.modules())
+
+
+def test_every_tensor_of_the_sheet_is_quantized():
+    """Section 7: a layer has 6 weights, 6 inputs, 4 attention tensors; table, pooler, its input."""
+    teacher = BertForSequenceClassification(SMALL)
+    student = recipe.quantize(teacher, [counting(8, 0)])
+    assert quantized_tensors(student) == 2 * (6 + 6 + 4) + 1 + 2
+    assert student.config._attn_implementation == QUANTIZED
+
+
+def trained(model, steps, seed, loss=None, rate=1e-3, clips=1e-3):
+    """Adam on fresh rows; returns the losses of every step."""
+    own = {id(p) for m in model.modules() if isinstance(m, LearnedClip) for p in m.parameters()}
+    scales = [p for p in model.parameters() if id(p) in own]
+    rest = [p for p in model.parameters() if id(p) not in own]
+    adam = torch.optim.Adam([{"params": rest}, {"params": scales, "lr": clips}], lr=rate)
+    losses = []
+    for step in range(steps):
+        inputs = counting(64, 10_000 * seed + step)
+        total = loss(model, inputs) if loss else model(**inputs).loss
+        adam.zero_grad()
+        total.backward()
+        adam.step()
+        losses.append(total.item())
+    return losses
+
+
+@torch.no_grad()
+def accuracy(model):
+    inputs = counting(2000, 999_999)
+    return (model.eval()(**inputs).logits.argmax(-1) == inputs["labels"]).float().mean().item()
+
+
+def distilled(teacher):
+    terms = recipe.losses()
+
+    def loss(model, inputs):
+        with torch.no_grad():
+            taught = teacher(**inputs, **EXTRA)
+        return torch.stack([*terms(model(**inputs, **EXTRA), taught, inputs).values()]).sum()
+
+    return loss
+
+
+@pytest.mark.slow
+def test_tiny_end_to_end():
+    """Check 12, mean of three seeds: distillation pays at 2 bits, a start too, 8 bits cost nothing.
+
+    A start counts by its steps to the loss that clips at max|v| have after 40.
+    """
+    goal = None
+    found = {"teacher": [], "distilled": [], "labels": [], "8-8-8": []}
+    needed = {init: 0 for init in ("max", "truncation", "kl", "mse")}
+    for seed in range(3):
+        torch.manual_seed(seed)
+        teacher = BertForSequenceClassification(SMALL)
+        trained(teacher, 400, seed)
+        found["teacher"].append(accuracy(teacher))
+        teacher.set_attn_implementation(SCORES)
+        batches = [{k: v for k, v in counting(64, 5).items() if k != "labels"}]
+
+        def student(bits, init="truncation", teacher=teacher, batches=batches):
+            made = recipe.quantize(teacher, batches, bits, init)
+            made.set_attn_implementation(SCORES)
+            return made.train()
+
+        one, two, eight = student("2-2-8"), student("2-2-8"), student("8-8-8")
+        trained(one, 100, seed + 10, distilled(teacher))
+        trained(two, 100, seed + 10)
+        trained(eight, 20, seed + 10, distilled(teacher), rate=1e-4, clips=1e-4)
+        for name, model in (("distilled", one), ("labels", two), ("8-8-8", eight)):
+            found[name].append(accuracy(model))
+        for init in needed:  # "max" comes first and sets the goal
+            losses = trained(student("2-2-8", init), 40, seed + 20, distilled(teacher))
+            smooth = [sum(losses[i : i + 5]) / 5 for i in range(36)]
+            goal = smooth[-1] if init == "max" else goal
+            needed[init] += next((i for i, loss in enumerate(smooth) if loss <= goal), 40)
+    mean = {name: sum(values) / 3 for name, values in found.items()}
+    print(mean, needed)
+    assert min(found["teacher"]) > 0.95
+    assert mean["distilled"] > mean["labels"]
+    assert mean["8-8-8"] > mean["teacher"] - 0.005
+    assert all(needed[init] < needed["max"] for init in ("truncation", "kl", "mse"))
+
+
+def test_the_command(tmp_path):
+    """The embedded default, a few steps: trained, packed, and loaded again."""
+    command = [sys.executable, "-m", "tqlearn.recipes.kdlsq_bert", "--output_dir", str(tmp_path)]
+    command += ["--max_steps", "4", "--eval_strategy", "no", "--load_best_model_at_end", "False"]
+    command += ["--logging_strategy", "steps", "--logging_steps", "2", "--use_cpu", "True"]
+    done = subprocess.run(
+        [*command, "--disable_tqdm", "True"],
+        env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    record = json.loads((tmp_path / "metrics.json").read_text())
+    assert record["steps"] == 4 and [step for step, _ in record["history"]] == [2, 4]
+    assert record["ratio"]["file"] > 6
+    again, _ = tq.teachers.load(str(tmp_path))
+    assert isinstance(again.bert.encoder.layer[0].intermediate.dense.quant_input, LearnedClip)
+    assert again.config._attn_implementation == QUANTIZED
