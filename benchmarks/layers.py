@@ -166,18 +166,23 @@ def rows_of(shape: str, layers: dict[str, nn.Module], x: torch.Tensor, repeats: 
         for kind, layer in layers.items():
             role = "peer" if kind.startswith(("naive", "tensorly")) else "student"
             speed = {"seconds": found[kind], "speedup": found[dense] / found[kind]}
-            metrics = {"parameters": weights(layer)}
+            metrics, rates = {"parameters": weights(layer)}, []
             if isinstance(layer, KroneckerLinear):
                 macs = dense_macs(layer.out_features, layer.in_features, tokens=1)
                 flops = kronecker_flops(layer.out_modes, layer.in_modes)
-                metrics["flops"] = round((2 * macs - layer.out_features) / flops, 2)
+                dense_flops = 2 * macs - layer.out_features
+                metrics["flops"] = round(dense_flops / flops, 2)
+                if what == "forward":
+                    ours = TOKENS * flops / found[kind] / 1e9
+                    theirs = TOKENS * dense_flops / found[dense] / 1e9
+                    rates = [f"{ours:.0f} GFLOP/s, dense {theirs:.0f}"]
             rows.append(
                 {
                     "model": f"{kind} {shape} {what}",
                     "role": "baseline" if kind == dense else role,
                     "metrics": metrics,
                     "speed": {k: float(f"{v:.4g}") for k, v in speed.items()},
-                    "note": f"{TOKENS} tokens, {THREADS} threads",
+                    "note": "; ".join([f"{TOKENS} tokens, {THREADS} threads", *rates]),
                 }
             )
             print(f"{rows[-1]['model']:<58} {found[kind] * 1e3:9.3f} ms {speed['speedup']:7.2f}x")
