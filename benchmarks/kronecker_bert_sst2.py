@@ -37,7 +37,6 @@ GENERAL = {
     "teacher": "minilm",
     "text": "text",
     "text_source": "local",
-    "general_epochs": 1,
     "warmup_steps": 0.05,
     "eval_strategy": "no",
     "load_best_model_at_end": False,
@@ -52,19 +51,25 @@ TASK = {
     "stage": "task",
     "data": "sst2",
     "source": "local",
-    "num_train_epochs": 6,
     "warmup_steps": 0.06,
     "max_length": 64,
     "disable_tqdm": True,
 }
-RATES = {"KB8": 1e-4, "KB21": 5e-4}  # of stage 2: the paper's choice for SST-2
+# the paper's rate for KB8 on SST-2 is 1e-4: it starts from a far longer stage 1
+BUDGETS = {
+    "KB8": (
+        {"general_epochs": 2, "per_device_train_batch_size": 16},
+        {"num_train_epochs": 8, "per_device_train_batch_size": 16, "learning_rate": 5e-4},
+    ),
+    "KB21": (
+        {"general_epochs": 1},
+        {"num_train_epochs": 6, "learning_rate": 5e-4},
+    ),
+}
 # setting, stage 1 (None: skipped), stage 2; the values say whether it distills
 ARMS = {
     "KB8": ("KB8", True, True),
     "KB21": ("KB21", True, True),
-    "KB8, no stage 1": ("KB8", None, True),
-    "KB8, stage 1 without distillation": ("KB8", False, True),
-    "KB8, stage 2 without distillation": ("KB8", True, False),
     "KB21, no stage 1": ("KB21", None, True),
     "KB21, stage 1 without distillation": ("KB21", False, True),
     "KB21, stage 2 without distillation": ("KB21", True, False),
@@ -74,19 +79,18 @@ ARMS = {
 def student(arm: str, teacher: Path, args) -> tuple[Path, dict]:
     """Run both stages of one arm; return the student's folder and its record."""
     setting, first, second = ARMS[arm]
+    general, task = BUDGETS[setting]
     steps = {"max_steps": 4} if args.quick else {}
+    both = {"setting": setting, "seed": args.seed}
     start = {}
     if first is not None:
         folder = args.work / f"general_{setting}{'' if first else '_words'}"
         length = {"general_steps": 4, "general_max_length": 32} if args.quick else {}
-        run_recipe("kronecker_bert", folder, **(GENERAL | length), setting=setting, distill=first,
-                   seed=args.seed)  # fmt: skip
+        run_recipe("kronecker_bert", folder, **(GENERAL | general | length), **both, distill=first)
         start = {"student": folder}
     folder = args.work / "_".join(arm.replace(",", "").split())
-    how = {"setting": setting, "distill": second, "learning_rate": RATES[setting]}
-    record = run_recipe(
-        "kronecker_bert", folder, **TASK, **steps, **how, teacher=teacher, **start, seed=args.seed
-    )
+    wanted = TASK | task | steps | both | start
+    record = run_recipe("kronecker_bert", folder, **wanted, distill=second, teacher=teacher)
     return folder, record
 
 

@@ -35,9 +35,10 @@ def run_recipe(recipe: str, folder: Path, **options: object) -> dict:
     return json.loads(record.read_text())
 
 
-def _settings(command: str) -> str:
-    """Return a command without the places of its folders."""
-    return re.sub(r"--(output_dir|teacher) \S*/\S*", "", command)
+def _settings(command: str) -> list[str]:
+    """Return a command's options in alphabetical order, without the places of its folders."""
+    bare = re.sub(r"--(output_dir|teacher|student) \S*/\S*", "", command)
+    return sorted(option.strip() for option in bare.split(" --"))
 
 
 def row(model: str, role: str, record: dict, note: str = "") -> dict:

@@ -1,0 +1,70 @@
+"""The tables of KroneckerBERT and KDLSQ-BERT: their scripts run, and what they count is right."""
+
+import importlib.util
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+
+
+@pytest.fixture
+def script(monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+
+    def load(name):
+        spec = importlib.util.spec_from_file_location(name, BENCHMARKS / f"{name}.py")
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        return module
+
+    return load
+
+
+def test_steps_to_loss_waits_for_a_mean_of_two(script):
+    history = [[10, "5.0"], [20, "1.0"], [30, "2.0"], [40, "1.0"]]
+    count = script("kdlsq").steps_to_loss
+    assert count(history, 3.0) == 20  # (5 + 1) / 2
+    assert count(history, 1.5) == 30
+    assert count(history, 1.4) is None
+
+
+def test_start_rows_measure_against_the_default_start(script):
+    records = {
+        "2-2-8": {"history": [[10, "9"]]},
+        "2-2-8, start truncation": {"history": [[10, "4"], [20, "3"], [30, "1"]]},
+        "2-2-8, start max": {"history": [[10, "8"], [20, "6"], [30, "5"]]},
+        "2-2-8, start mse": {"history": [[10, "2"], [20, "1"], [30, "1"]]},
+    }
+    rows = {row["model"]: row["metrics"] for row in script("kdlsq").start_rows(records)}
+    assert rows == {
+        "KDLSQ 2-2-8, start truncation": {"loss": 1.0, "steps_to_loss": 30},
+        "KDLSQ 2-2-8, start max": {"loss": 5.0},
+        "KDLSQ 2-2-8, start mse": {"loss": 1.0, "steps_to_loss": 20},
+    }
+
+
+def test_a_finished_run_is_kept_whatever_the_order_of_its_options(script):
+    settings = script("runs")._settings
+    one = "python -m tqlearn.recipes.x --bits 4 --output_dir a/b --seed 0 --teacher c/d"
+    two = "python -m tqlearn.recipes.x --seed 0 --teacher e/f --bits 4 --output_dir g/h"
+    assert settings(one) == settings(two)
+    assert settings(one) != settings(two.replace("--bits 4", "--bits 8"))
+    assert settings(one) != settings(two.replace("e/f", "minilm"))
+
+
+@pytest.mark.slow
+def test_one_arm_of_kronecker_bert(data_folder, tmp_path):
+    """A teacher and a student of a few steps each; ``--arms`` writes no table."""
+    work, table = tmp_path / "work", tmp_path / "t.json"
+    command = [sys.executable, str(BENCHMARKS / "kronecker_bert_sst2.py"), "--quick"]
+    command += ["--work", str(work), "--out", str(table), "--arms", "KB21, no stage 1"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert not table.exists()
+    record = json.loads((work / "KB21_no_stage_1" / "metrics.json").read_text())
+    assert record["steps"] == 4 and 30 < record["metrics"]["accuracy"] < 90
+    assert 15 < record["ratio"]["nominal"] < 16  # MiniLM with a dense pooler
