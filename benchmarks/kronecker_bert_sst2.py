@@ -8,8 +8,8 @@ percentage of the teacher's. The other columns are reviews of other people, neve
 test sample, the same reviews rewritten to say the opposite, and the UCI sentences.
 
 Several hours on one core; a killed run goes on when the command is given again, and finished parts
-are kept. ``--arms`` runs some of the trainings and writes no table, so that two machines or two
-cores can share the work.
+are kept. ``--arms`` takes some of them; with ``--train_only`` it writes no table, so that two cores
+can share the work.
 """
 
 from pathlib import Path
@@ -37,6 +37,7 @@ GENERAL = {
     "teacher": "minilm",
     "text": "text",
     "text_source": "local",
+    "general_epochs": 1,
     "warmup_steps": 0.05,
     "eval_strategy": "no",
     "load_best_model_at_end": False,
@@ -51,20 +52,11 @@ TASK = {
     "stage": "task",
     "data": "sst2",
     "source": "local",
+    "num_train_epochs": 6,
+    "learning_rate": 5e-4,  # the paper's for KB21; its KB8, at 1e-4, had a far longer stage 1
     "warmup_steps": 0.06,
     "max_length": 64,
     "disable_tqdm": True,
-}
-# the paper's rate for KB8 on SST-2 is 1e-4: it starts from a far longer stage 1
-BUDGETS = {
-    "KB8": (
-        {"general_epochs": 2, "per_device_train_batch_size": 16},
-        {"num_train_epochs": 8, "per_device_train_batch_size": 16, "learning_rate": 5e-4},
-    ),
-    "KB21": (
-        {"general_epochs": 1},
-        {"num_train_epochs": 6, "learning_rate": 5e-4},
-    ),
 }
 # setting, stage 1 (None: skipped), stage 2; the values say whether it distills
 ARMS = {
@@ -79,17 +71,16 @@ ARMS = {
 def student(arm: str, teacher: Path, args) -> tuple[Path, dict]:
     """Run both stages of one arm; return the student's folder and its record."""
     setting, first, second = ARMS[arm]
-    general, task = BUDGETS[setting]
     steps = {"max_steps": 4} if args.quick else {}
     both = {"setting": setting, "seed": args.seed}
     start = {}
     if first is not None:
         folder = args.work / f"general_{setting}{'' if first else '_words'}"
         length = {"general_steps": 4, "general_max_length": 32} if args.quick else {}
-        run_recipe("kronecker_bert", folder, **(GENERAL | general | length), **both, distill=first)
+        run_recipe("kronecker_bert", folder, **(GENERAL | length), **both, distill=first)
         start = {"student": folder}
     folder = args.work / "_".join(arm.replace(",", "").split())
-    wanted = TASK | task | steps | both | start
+    wanted = TASK | steps | both | start
     record = run_recipe("kronecker_bert", folder, **wanted, distill=second, teacher=teacher)
     return folder, record
 
@@ -111,7 +102,8 @@ def main() -> None:
     options = parser("kronecker_bert_sst2", __doc__)
     options.add_argument("--work", type=Path, default=Path("runs/kronecker_bert"))
     options.add_argument("--teacher", type=Path, help="a folder that the finetune recipe wrote")
-    options.add_argument("--arms", nargs="+", choices=ARMS, help="train these, write no table")
+    options.add_argument("--arms", nargs="+", choices=ARMS, default=[*ARMS])
+    options.add_argument("--train_only", action="store_true", help="write no table")
     args = options.parse_args()
     folder, note = args.teacher or args.work / "teacher", ""
     if not args.teacher:
@@ -119,8 +111,8 @@ def main() -> None:
         note = run_recipe("finetune", folder, **TEACHER, **steps, seed=args.seed)["command"]
     model, tokenizer = teachers.load(str(folder))
     right = evaluate_sentences(model, tokenizer, data.load("sst2", "local")["validation"])
-    students = {arm: student(arm, folder, args) for arm in args.arms or ARMS}
-    if args.arms:
+    students = {arm: student(arm, folder, args) for arm in args.arms}
+    if args.train_only:
         return
     base = {"metrics": right | elsewhere(folder, args.quick)}
     rows = []

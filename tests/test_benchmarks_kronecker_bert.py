@@ -58,13 +58,20 @@ def test_a_finished_run_is_kept_whatever_the_order_of_its_options(script):
 
 @pytest.mark.slow
 def test_one_arm_of_kronecker_bert(data_folder, tmp_path):
-    """A teacher and a student of a few steps each; ``--arms`` writes no table."""
+    """A teacher and a student of a few steps each, trained and then only evaluated."""
     work, table = tmp_path / "work", tmp_path / "t.json"
     command = [sys.executable, str(BENCHMARKS / "kronecker_bert_sst2.py"), "--quick"]
     command += ["--work", str(work), "--out", str(table), "--arms", "KB21, no stage 1"]
-    done = subprocess.run(command, capture_output=True, text=True)
+    done = subprocess.run([*command, "--train_only"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
     assert not table.exists()
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0 and done.stdout.count("done before, kept") == 2
+    baseline, row = json.loads(table.read_text())["rows"]
+    assert (baseline["role"], row["role"]) == ("baseline", "ablation")
+    share = 100 * row["metrics"]["accuracy"] / baseline["metrics"]["accuracy"]
+    assert row["metrics"]["retention"] == pytest.approx(share)
+    assert {"imdb_accuracy", "imdb_counterfactual_accuracy", "uci_accuracy"} < row["metrics"].keys()
     record = json.loads((work / "KB21_no_stage_1" / "metrics.json").read_text())
     assert record["steps"] == 4 and 30 < record["metrics"]["accuracy"] < 90
     assert 15 < record["ratio"]["nominal"] < 16  # MiniLM with a dense pooler

@@ -1,9 +1,11 @@
 """Masked words: unlabelled text for a Trainer, and an encoder that predicts the words back."""
 
+import copy
+
 import torch
 import torch.nn.functional as F
 from torch import nn
-from transformers import BertPreTrainedModel
+from transformers import BertPreTrainedModel, DataCollatorForLanguageModeling
 from transformers.activations import ACT2FN
 from transformers.modeling_outputs import MaskedLMOutput
 
@@ -87,3 +89,23 @@ def encode_texts(texts, tokenizer, max_length=128):
     ids = pieces["input_ids"]
     columns = {"input_ids": ids, "attention_mask": pieces["attention_mask"]}
     return Dataset.from_dict(columns | {"length": [len(row) for row in ids]})
+
+
+def hide_words(tokenizer, seed=None):
+    """Return the collator that hides 15 % of the words and asks for them, as BERT's training did.
+
+    A tokenizer without a mask token, as the embedded teacher's, hides them behind its unknown
+    token; the tokenizer itself is not changed.
+
+    Raises:
+        ValueError: it has neither of the two.
+    """
+    if tokenizer.mask_token is None:
+        if tokenizer.unk_token is None:
+            raise ValueError(
+                "masked words need a token to hide behind, and this tokenizer has neither a mask "
+                "token nor an unknown token; set tokenizer.mask_token"
+            )
+        tokenizer = copy.deepcopy(tokenizer)
+        tokenizer.mask_token = tokenizer.unk_token
+    return DataCollatorForLanguageModeling(tokenizer, seed=seed)

@@ -47,6 +47,9 @@ class Measured:
         ]
         return "\n".join([fill(self.origin, 96, subsequent_indent="    "), *lines])
 
+    def __repr__(self) -> str:
+        return str(self)
+
     def _repr_html_(self) -> str:
         if not self.rows:
             return f"<p>{escape(self.origin)}</p>"

@@ -18,19 +18,13 @@ is KL(teacher || student); dropout is off in the student.
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-import torch
-from transformers import (
-    DataCollatorForLanguageModeling,
-    HfArgumentParser,
-    TrainingArguments,
-    set_seed,
-)
+from transformers import BertModel, HfArgumentParser, TrainingArguments, set_seed
 
 from .. import Kronecker, compress, data, pack, report, teachers
-from ..distill import hidden_mse, score_mse, soft_labels
-from ..hf import joint, metrics, running, sentences
+from ..distill import soft_labels
+from ..hf import running, tasks
 from ..hf.attention import SCORES
-from ..hf.masked import MaskedWords, encode_texts, texts_of
+from ..hf.masked import MaskedWords, encode_texts, hide_words, texts_of
 from ..hf.trainer import DistillTrainer, ScaleTrainer
 
 # attention's right factor B, the small side of an FFN factor, the row of the word table
@@ -85,29 +79,14 @@ def losses(stage="task"):
     """Return the losses of spec sheet KroneckerBERT, 2.1, for "general" or "task"."""
 
     def terms(student, teacher, inputs):
-        mask = inputs["attention_mask"]
-        hidden = [*zip(student.hidden_states, teacher.hidden_states, strict=True)]
-        maps = zip(student.attentions, teacher.attentions, strict=True)
-        found = {
-            "embeddings": hidden_mse(*hidden[0], mask),
-            "scores": torch.stack([score_mse(*pair, mask) for pair in maps]).sum(),
-            "layers": torch.stack([hidden_mse(*pair, mask) for pair in hidden[1:]]).sum(),
-        }
+        found = tasks.every_layer(student, teacher, inputs["attention_mask"])
         if stage == "general":
             return found | {"words": student.loss}
-        return found | {"task": student.loss} | _logits(student, teacher, inputs)
+        pairs = tasks.logit_pairs(student, teacher, inputs)
+        soft = {f"soft_{name}": soft_labels(s, t, mask=mask) for name, s, t, mask in pairs}
+        return found | {"task": student.loss} | soft
 
     return terms
-
-
-def _logits(student, teacher, inputs):
-    if "slot_labels" not in inputs:
-        return {"soft": soft_labels(student.logits, teacher.logits)}
-    first_pieces = inputs["slot_labels"] != -100
-    return {
-        "soft_intents": soft_labels(student.intent_logits, teacher.intent_logits),
-        "soft_slots": soft_labels(student.slot_logits, teacher.slot_logits, mask=first_pieces),
-    }
 
 
 def trainer_for(model, teacher, stage, arguments, **shared):
@@ -142,7 +121,7 @@ def general(arguments, training):
         arguments,
         args=training,
         train_dataset=encode_texts(kept, tokenizer, arguments.general_max_length),
-        data_collator=DataCollatorForLanguageModeling(tokenizer, seed=training.seed),
+        data_collator=hide_words(tokenizer, training.seed),
         processing_class=tokenizer,
     )
     trainer.train(resume_from_checkpoint=running.newest_checkpoint(training))
@@ -162,40 +141,28 @@ def task(arguments, training):
     dd = data.load(arguments.data, arguments.source, arguments.folder)
     student = compress(teacher, plan(teacher.config, arguments.setting))
     if arguments.student:
-        take_encoder(student, teachers.load(arguments.student)[0])
-    if "label" in dd["train"].column_names:
-        encoded = sentences.encode_sentences(dd, tokenizer, arguments.max_length)
-        collator, compute = None, sentences.sentence_metrics
-        evaluate, names = sentences.evaluate_sentences, ["labels"]
-    else:
-        labels = teacher.config.intent_labels, teacher.config.slot_labels
-        encoded = joint.encode_joint(dd, tokenizer, *labels, arguments.max_length)
-        collator, compute = joint.JointCollator(tokenizer), metrics.trainer_metrics(*labels)
-        evaluate, names = metrics.evaluate_joint, ["intent_labels", "slot_labels"]
-    training = replace(training, label_names=names)
-    trainer = trainer_for(
-        running.without_dropout(student),
-        teacher,
-        "task",
-        arguments,
-        args=training,
-        train_dataset=encoded["train"],
-        eval_dataset=encoded["validation"],
-        data_collator=collator,
-        compute_metrics=compute,
-        processing_class=tokenizer,
-    )
+        take_encoder(student, BertModel.from_pretrained(arguments.student))
+    job = tasks.prepare(dd, tokenizer, teacher.config, arguments.max_length)
+    training = replace(training, label_names=job.label_names)
+    shared = {"args": training} | job.trainer
+    student = running.without_dropout(student)
+    trainer = trainer_for(student, teacher, "task", arguments, **shared)
     trainer.train(resume_from_checkpoint=running.newest_checkpoint(training))
     if not trainer.is_world_process_zero():
         return None
-    split = "test" if "test" in dd else "validation"
-    scores = evaluate(trainer.model, tokenizer, dd[split])
+    scores = job.evaluate(trainer.model, tokenizer, dd[job.split])
     sizes = report(trainer.model, reference=teacher)
     pack(trainer.model).save_pretrained(training.output_dir)
     tokenizer.save_pretrained(training.output_dir)
     print(sizes)
     return running.write_metrics(
-        "kronecker_bert", training, arguments.data, split, scores, trainer.state, **sizes.summary()
+        "kronecker_bert",
+        training,
+        arguments.data,
+        job.split,
+        scores,
+        trainer.state,
+        **sizes.summary(),
     )
 
 

@@ -11,6 +11,14 @@ from .kronecker import (
     sum_costs,
     sum_errors,
 )
+from .kronecker_bert import (
+    draw_settings,
+    dropped_squares,
+    kronecker_bert_explorer,
+    setting_table,
+    start_error,
+    student_parts,
+)
 from .low_rank import (
     draw_spectrum,
     low_rank_costs,
@@ -19,6 +27,7 @@ from .low_rank import (
     spectrum,
 )
 from .quantizer import draw_quantizer, error_parts, quantizer_explorer, quantizer_table
+from .sparsity import draw_sparsity, sparsity_costs, sparsity_explorer, sparsity_table
 from .structures import best_within, candidates, compare, draw_structures
 from .tensor_train import (
     digit_modes,
@@ -29,6 +38,7 @@ from .tensor_train import (
     train_table,
 )
 from .tradeoff import BITS, RANKS, compressed_bert_explorer, draw_tradeoff, join, untrained
+from .zero_grid import draw_zero_grid, grid_parts, zero_grid_explorer, zero_grid_table
 
 __all__ = [
     "BITS",
@@ -48,13 +58,19 @@ __all__ = [
     "draw_distillation",
     "draw_kronecker",
     "draw_quantizer",
+    "draw_settings",
+    "draw_sparsity",
     "draw_spectrum",
     "draw_structures",
     "draw_tradeoff",
     "draw_trains",
+    "draw_zero_grid",
+    "dropped_squares",
     "endings",
     "error_parts",
+    "grid_parts",
     "join",
+    "kronecker_bert_explorer",
     "kronecker_explorer",
     "kronecker_table",
     "low_rank_costs",
@@ -65,7 +81,13 @@ __all__ = [
     "quantizer_explorer",
     "quantizer_table",
     "runs",
+    "setting_table",
+    "sparsity_costs",
+    "sparsity_explorer",
+    "sparsity_table",
     "spectrum",
+    "start_error",
+    "student_parts",
     "sum_costs",
     "sum_errors",
     "sweep",
@@ -73,4 +95,6 @@ __all__ = [
     "train_costs",
     "train_table",
     "untrained",
+    "zero_grid_explorer",
+    "zero_grid_table",
 ]
