@@ -118,7 +118,7 @@ def test_load_says_where_from(capsys):
     [
         ({"name": "atis"}, "source must be one of .* got None for 'atis'; three ways"),
         ({"name": "atis", "source": "web"}, "source must be one of .* got 'web'"),
-        ({"name": "atis", "source": "embedded"}, "embedded data set is \"flights\", got 'atis'"),
+        ({"name": "atis", "source": "embedded"}, r"embedded data sets are .* got 'atis'"),
         ({"name": "mnli", "source": "local"}, r"local data sets are \['atis', .* got 'mnli'"),
         ({"name": "mnli", "source": "hub"}, r"hub data sets are .* got 'mnli'"),
         ({"name": "atis", "source": "hub"}, "no verified commit of .* pass revision="),
@@ -294,3 +294,59 @@ def test_real_reviews_and_text(data_folder):
     text = tqlearn.data.load("text", source="local", folder=data_folder)["train"]["text"]
     assert len(text) == 6920 + 13084 + 1707 + 800 + 29000 and all(text)
     assert not any("<br" in line for line in text)
+
+
+def write_questions(root, context="It rains in Oslo .", file="squad/dev-v1.1", start=12, **answer):
+    (root / file).parent.mkdir(exist_ok=True)
+    asked = {"id": "q", "question": "Where ?"}
+    asked["answers"] = [{"text": "Oslo", "answer_start": start} | answer]
+    article = {"title": "", "paragraphs": [{"context": context, "qas": [asked]}]}
+    with gzip.open(root / f"{file}.json.gz", "wt") as to:
+        json.dump({"data": [article], "version": "1.1"}, to)
+
+
+def test_local_questions(tmp_path):
+    for file in ("squad/train-sample", "squad/dev-v1.1", "tydiqa_goldp_en/tydiqa.goldp.en.train"):
+        write_questions(tmp_path, file=file)
+    load = lambda name: tqlearn.data.load(name, source="local", folder=tmp_path)  # noqa: E731
+    dd = load("squad")
+    row = {"id": "q", "context": "It rains in Oslo .", "question": "Where ?"}
+    assert dd["validation"][0] == row | {"answers": {"text": ["Oslo"], "answer_start": [12]}}
+    assert {split: len(rows) for split, rows in dd.items()} == {"train": 1, "validation": 1}
+    assert {split: len(rows) for split, rows in load("tydiqa").items()} == {"train": 1}
+    both = load("squad_tydiqa")
+    assert {split: len(rows) for split, rows in both.items()} == {"train": 2, "validation": 1}
+    for wrong in ({"start": 11}, {"start": -6}, {"context": "Oslo"}, {"text": ""}):
+        write_questions(tmp_path, **wrong)
+        with pytest.raises(ValueError, match="'q': the context must go on with the answer .* but"):
+            load("squad")
+    file = tmp_path / "squad" / "dev-v1.1.json.gz"
+    write_questions(tmp_path)
+    whole = file.read_bytes()
+    foreign = [{"data": [{"paragraphs": [{"qas": [{}]}]}]}, {"version": 1}, [], {"data": 3}]
+    foreign = [gzip.compress(json.dumps(content).encode()) for content in foreign]
+    for content in (whole[:-20], b"text", gzip.compress(b'{"data": ['), *foreign):
+        file.write_bytes(content)
+        with pytest.raises(
+            ValueError, match="dev-v1.1.json.gz must be JSON of SQuAD's layout, but"
+        ):
+            load("squad")
+    file.unlink()
+    with pytest.raises(ValueError, match="dev-v1.1.json.gz is missing"):
+        load("squad")
+
+
+def test_real_questions(data_folder):
+    """Counts of Rajpurkar et al. 2016 and Clark et al. 2020; loading checks every offset."""
+    dd = tqlearn.data.load("squad_tydiqa", source="local", folder=data_folder)
+    train, dev = dd["train"], dd["validation"]
+    assert (len(train), len(dev)) == (3547 + 3696, 10570)
+    assert len(set(dev["id"])) == 10570 and len(set(dev["context"])) == 2067
+    assert sum(len(answers["text"]) for answers in dev["answers"]) == 34726
+    for split in (train, dev):
+        for context, answers in zip(split["context"], split["answers"], strict=True):
+            for text, start in zip(answers["text"], answers["answer_start"], strict=True):
+                assert context[start : start + len(text)] == text != ""
+    assert not set(train["context"]) & set(dev["context"])
+    alone = tqlearn.data.load("tydiqa", source="local", folder=data_folder)
+    assert {split: len(rows) for split, rows in alone.items()} == {"train": 3696}

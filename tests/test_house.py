@@ -45,7 +45,8 @@ CORE = {"torch", "jaxtyping", "safetensors"}
 BRIDGE = {"transformers", "tokenizers", "huggingface_hub", "datasets", "accelerate"}
 BRIDGE |= {"seqeval", "sklearn", "numpy"}
 # recipes are programs for transformers' own argument parser and trainer
-GUESTS = {"data": {"datasets"}, "hf": BRIDGE, "teachers": BRIDGE, "recipes": BRIDGE}
+GUESTS = {"data": {"datasets", "numpy", "sklearn", "PIL"}}
+GUESTS |= {"hf": BRIDGE, "teachers": BRIDGE, "recipes": BRIDGE}
 GUESTS |= {"peers": {"tensorly"}}  # imported at the call, to hand cores over
 
 

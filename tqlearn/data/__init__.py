@@ -9,23 +9,33 @@ flights: embedded (grammar, seed 0), train 2000, validation 300, test 500
 ['intent', 'slots', 'tokens']
 """
 
-from . import flights, hub, local
+from . import flights, hub, local, pictures, tones
 
 WAYS = (
-    'three ways to data: load("flights") needs nothing; source="local" reads the folder named by '
-    'folder= or $TQLEARN_DATA; source="hub" downloads (needs a network and the datasets package)'
+    'three ways to data: "flights", "digits" and "tones" need nothing; source="local" reads the '
+    'folder named by folder= or $TQLEARN_DATA; source="hub" downloads (needs a network and the '
+    "datasets package)"
 )
 SOURCES = ("embedded", "local", "hub")
+EMBEDDED = {  # name -> (rows, where they come from)
+    "flights": (lambda: flights.generate(), f"grammar, seed {flights.SEED}"),
+    "digits": (lambda: pictures.digits(), f"scikit-learn's digits, split by seed {pictures.SEED}"),
+    "tones": (lambda: tones.generate(), f"synthesised, seed {tones.SEED}"),
+}
 
 
 def load(name, source=None, folder=None, revision=None):
     """Load a data set as a ``datasets.DatasetDict``, and print one line on where it came from.
 
     Args:
-        name: "flights" (embedded); "atis", "snips", "sst2", "sst2_phrases" (GLUE's SST-2) from a
-            folder, and there too "imdb", "imdb_counterfactual" and "uci" (sentiment, to test on)
-            and "text" (unlabelled English); "sst2_phrases" and "atis" from the hub.
-        source: "embedded", "local" or "hub". May be left out for "flights" only.
+        name: "flights", "digits" (8 x 8 handwritten digits) and "tones" (synthesised words of two
+            or three sounds, no speech) are embedded; "atis", "snips", "sst2", "sst2_phrases"
+            (GLUE's SST-2) come from a folder, and there too "imdb", "imdb_counterfactual" and
+            "uci" (sentiment, to test on) and "text" (unlabelled English); also "squad" (v1.1, 3547
+            training questions and the whole dev set), "tydiqa" (English gold passages, train only)
+            and "squad_tydiqa" (both to train on, SQuAD to validate), "cifar10" (12,000 pictures of
+            it, JPEG) and "fsdd" (spoken digits); "sst2_phrases" and "atis" from the hub.
+        source: "embedded", "local" or "hub". May be left out for embedded data.
         folder: root of the local data, for ``source="local"``; default is $TQLEARN_DATA.
         revision: commit of the hub data set, for ``source="hub"``; a verified one is built in
             where we know one.
@@ -33,13 +43,17 @@ def load(name, source=None, folder=None, revision=None):
     Returns:
         Joint sets have the columns ``tokens`` (list of str), ``slots`` (list of str, IOB) and
         ``intent`` (str); sentiment has ``sentence`` (str) and ``label`` (0 negative, 1 positive);
-        plain text has ``text`` (str).
+        plain text has ``text`` (str); questions have ``id``, ``context``, ``question`` and
+        ``answers`` ({"text": list of str, "answer_start": list of int}); TyDiQA's ids repeat;
+        pictures have ``image`` (uint8 array, (height, width, channels)) and ``label`` (int);
+        sounds have ``audio`` (float32 array of samples at 8 kHz, -1 to 1) and ``label`` (int).
 
     Raises:
         ValueError: unknown name or source, source not given, missing folder or file, empty split.
+        ImportError: scikit-learn ("digits") or Pillow ("cifar10") is not installed.
         OSError: the hub cannot be reached.
     """
-    if source is None and name == "flights":
+    if source is None and name in EMBEDDED:
         source = "embedded"
     if source not in SOURCES:
         raise ValueError(f"source must be one of {SOURCES}, got {source!r} for {name!r}; {WAYS}")
@@ -48,7 +62,7 @@ def load(name, source=None, folder=None, revision=None):
     if revision is not None and source != "hub":
         raise ValueError(f'revision= goes with source="hub" only, got source={source!r}')
     if source == "embedded":
-        splits, origin = _embedded(name), f"embedded (grammar, seed {flights.SEED})"
+        splits, origin = _embedded(name)
     elif source == "local":
         splits, origin = local.read(name, folder, WAYS)
     else:
@@ -77,15 +91,26 @@ def labels(dd):
 
 
 def _embedded(name):
-    if name != "flights":
-        raise ValueError(f'the embedded data set is "flights", got {name!r}; {WAYS}')
-    return flights.generate()
+    if name not in EMBEDDED:
+        raise ValueError(f"embedded data sets are {[*EMBEDDED]}, got {name!r}; {WAYS}")
+    rows, origin = EMBEDDED[name]
+    return rows(), f"embedded ({origin})"
 
 
 def _dataset_dict(name, splits):
-    from datasets import Dataset, DatasetDict  # heavy: only when data is asked for
+    from datasets import Array3D, Dataset, DatasetDict, Features, Value  # heavy: only when asked
 
     for split, columns in splits.items():
         if len(next(iter(columns.values()))) == 0:
             raise ValueError(f"{name}: split {split!r} is empty; check the file it was read from")
-    return DatasetDict({split: Dataset.from_dict(columns) for split, columns in splits.items()})
+
+    def rows(columns):
+        if "image" in columns:  # both kinds of rows come back as arrays, not as lists of numbers
+            picture = Array3D(columns["image"][0].shape, "uint8")
+            features = Features({"image": picture, "label": Value("int64")})
+            made = Dataset.from_dict(columns, features=features)
+            return made.with_format("numpy", ["image"], True, dtype="uint8")
+        made = Dataset.from_dict(columns)
+        return made.with_format("numpy", ["audio"], True) if "audio" in columns else made
+
+    return DatasetDict({split: rows(columns) for split, columns in splits.items()})

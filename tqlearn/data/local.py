@@ -1,9 +1,12 @@
-"""Data sets in a local folder: ATIS and SNIPS (seq.in / seq.out / label), sentiment, plain text."""
+"""Data sets in a local folder: ATIS and SNIPS (seq.in / seq.out / label), reviews, SQuAD, text."""
 
 import gzip
 import json
 import os
+import zlib
 from pathlib import Path
+
+from . import pictures, recordings
 
 JOINT = {
     "atis": {"train": "train", "validation": "valid", "test": "test"},
@@ -13,6 +16,16 @@ SENTIMENT = {
     "sst2": ("sst2_sentences", {"train": "train.txt.gz", "validation": "dev.txt.gz"}),
     "sst2_phrases": ("glue/SST-2", {"train": "train.tsv.gz", "validation": "dev.tsv.gz"}),
 }
+SQUAD, TYDIQA = "squad/train-sample.json.gz", "tydiqa_goldp_en/tydiqa.goldp.en.train.json.gz"
+SQUAD_DEV = "squad/dev-v1.1.json.gz"
+QUESTIONS = {  # TyDiQA's dev file has questions only: its answers are empty
+    "squad": {"train": [SQUAD], "validation": [SQUAD_DEV]},
+    "tydiqa": {"train": [TYDIQA]},
+    "squad_tydiqa": {"train": [SQUAD, TYDIQA], "validation": [SQUAD_DEV]},
+}
+ARRAYS = {"cifar10": pictures.cifar10, "fsdd": recordings.fsdd}
+DAMAGE = (json.JSONDecodeError, UnicodeError, LookupError, TypeError, AttributeError, EOFError,
+          OSError, zlib.error)  # fmt: skip
 # other people's reviews, to see whether a model of SST-2 holds up; test splits only
 ELSEWHERE = {
     "imdb": {"test": "robustness/imdb_counterfactual/orig/test.tsv.gz"},
@@ -30,7 +43,7 @@ def read(name, folder, ways):
     Raises:
         ValueError: unknown name, no folder named, folder or file missing, rows that do not match.
     """
-    known = [*JOINT, *SENTIMENT, *ELSEWHERE, "text"]
+    known = [*JOINT, *SENTIMENT, *ELSEWHERE, *QUESTIONS, *ARRAYS, "text"]
     if name not in known:
         raise ValueError(f"local data sets are {known}, got {name!r}; {ways}")
     if folder is None:
@@ -45,6 +58,13 @@ def read(name, folder, ways):
     elif name in ELSEWHERE:
         rows = _website if name == "uci" else _review
         splits = {split: rows(root / file) for split, file in ELSEWHERE[name].items()}
+    elif name in QUESTIONS:
+        splits = {
+            split: _questions([root / file for file in files])
+            for split, files in QUESTIONS[name].items()
+        }
+    elif name in ARRAYS:
+        splits = ARRAYS[name](root)
     elif name == "text":
         splits = {"train": {"text": _text(root)}}
     else:
@@ -103,10 +123,49 @@ def _text(root):
     found += [" ".join(line.split()) for line in _lines(root / "snips/train/seq.in")]
     reviews = _lines(root / "robustness/imdb_counterfactual/orig/train.tsv.gz")[1:]
     found += [_plain(line.split("\t", 1)[-1]) for line in reviews]
-    squad = json.loads("\n".join(_lines(root / "squad/train-sample.json.gz")))
-    found += [p["context"] for article in squad["data"] for p in article["paragraphs"]]
+    found += [paragraph["context"] for paragraph in _paragraphs(root / SQUAD)]
     found += _lines(root / "multi30k/train.en.gz")
     return [text.strip() for text in found if text.strip()]
+
+
+def _questions(paths):
+    """SQuAD's JSON, one file after the other; every answer must stand where its offset says."""
+    columns = {"id": [], "context": [], "question": [], "answers": []}
+    for path in paths:
+        try:
+            for paragraph in _paragraphs(path):
+                for asked in paragraph["qas"]:
+                    texts = [answer["text"] for answer in asked["answers"]]
+                    starts = [answer["answer_start"] for answer in asked["answers"]]
+                    _check_answers(path, asked["id"], paragraph["context"], texts, starts)
+                    columns["id"].append(asked["id"])
+                    columns["context"].append(paragraph["context"])
+                    columns["question"].append(asked["question"])
+                    columns["answers"].append({"text": texts, "answer_start": starts})
+        except DAMAGE as error:
+            raise ValueError(
+                f"{path} must be JSON of SQuAD's layout, but reading it gave {error!r}; "
+                "get it again"
+            ) from error
+    return columns
+
+
+def _check_answers(path, key, context, texts, starts):
+    if not texts:
+        raise ValueError(f"{path} question {key!r} must have an answer, got none; leave it out")
+    for text, start in zip(texts, starts, strict=True):
+        if not text.strip() or start < 0 or not context.startswith(text, start):
+            raise ValueError(
+                f"{path} question {key!r}: the context must go on with the answer {text!r} at "
+                f"character {start}, but has {context[max(start, 0) :][: len(text) + 9]!r}; the "
+                "file is damaged, get it again"
+            )
+
+
+def _paragraphs(path):
+    """All {context, qas} of a file of SQuAD's layout."""
+    articles = json.loads("\n".join(_lines(path)))["data"]
+    return [paragraph for article in articles for paragraph in article["paragraphs"]]
 
 
 def _labeled(path, rows):

@@ -11,11 +11,26 @@ from .joint import (
     joint_config,
 )
 from .metrics import evaluate_joint, joint_metrics, predict_joint, trainer_metrics
+from .pictures import encode_pictures, evaluate_pictures, predict_pictures, small_vit
+from .questions import (
+    answer_scores,
+    encode_questions,
+    evaluate_questions,
+    predict_answers,
+    question_metrics,
+)
 from .sentences import (
     encode_sentences,
     evaluate_sentences,
     predict_sentences,
     sentence_metrics,
+)
+from .sounds import (
+    SoundCollator,
+    encode_sounds,
+    evaluate_sounds,
+    predict_sounds,
+    small_wav2vec2,
 )
 from .trainer import DistillTrainer, LayerByLayer, ScaleTrainer
 from .words import word_tokenizer
@@ -31,18 +46,32 @@ __all__ = [
     "LayerByLayer",
     "ScaleTrainer",
     "ScheduledDropout",
+    "SoundCollator",
     "TqlearnConfig",
     "TqlearnQuantizer",
+    "answer_scores",
     "encode_joint",
+    "encode_pictures",
+    "encode_questions",
     "encode_sentences",
+    "encode_sounds",
     "evaluate_joint",
+    "evaluate_pictures",
+    "evaluate_questions",
     "evaluate_sentences",
+    "evaluate_sounds",
     "joint_config",
     "joint_metrics",
+    "predict_answers",
     "predict_joint",
+    "predict_pictures",
     "predict_sentences",
+    "predict_sounds",
     "quantize_attention",
+    "question_metrics",
     "sentence_metrics",
+    "small_vit",
+    "small_wav2vec2",
     "trainer_metrics",
     "word_tokenizer",
 ]

@@ -1,17 +1,20 @@
 """What a recipe must know of its task: encoded data, collator, metrics, and which logits to match.
 
-Two tasks so far: sentences into classes (``BertForSequenceClassification``) and joint intents and
-slots (``BertForJointIntentSlot``). The columns of the data decide.
+Five tasks so far: sentences into classes (``BertForSequenceClassification``), answers cut out of a
+context (``BertForQuestionAnswering``), joint intents and slots (``BertForJointIntentSlot``),
+pictures into classes (``ViTForImageClassification``) and sounds into classes
+(``Wav2Vec2ForSequenceClassification``). The columns of the data decide.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 
 from ..distill import hidden_mse, score_mse
-from . import joint, metrics, sentences
+from . import joint, metrics, pictures, questions, sentences, sounds
 
 
 @dataclass(frozen=True)
@@ -23,25 +26,61 @@ class Task:
         label_names: for ``TrainingArguments``.
         evaluate: called as evaluate(model, tokenizer, raw_split); returns percentages.
         split: name of the split to report, "test" or, without one, "validation".
+        max_length: longest row, in pieces; None for pictures and sounds, which are not cut.
     """
 
     trainer: dict[str, Any]
     label_names: list[str]
     evaluate: Callable
     split: str
+    max_length: int | None
 
 
-def prepare(dd, tokenizer, config, max_length=64):
+def prepare(dd, tokenizer, config, max_length=None, stride=128, augment="none"):
     """``Task`` of a ``DatasetDict`` for models with this config.
 
     Args:
+        tokenizer: for pictures the model's image processor, for sounds its feature extractor.
         config: a joint model's carries ``intent_labels`` and ``slot_labels``.
-        max_length: longest sentence, in pieces; longer ones are cut.
+        max_length: longest row, in pieces; default 64 (longer sentences are cut) and 384 for
+            questions (longer contexts become several rows).
+        stride: for questions, pieces of the context that neighbouring rows share.
+        augment: for pictures to train on, "none", "shift" or "shift_mirror".
 
     Raises:
-        ValueError: joint data, but a config without the two lists of labels.
+        ValueError: no validation split; joint data, but a config without the two lists of labels;
+            questions with a ``max_length`` beyond the model's positions, or that leave no room;
+            ``augment`` or ``max_length`` where it changes nothing.
     """
-    if "label" in dd["train"].column_names:
+    if not {"train", "validation"} <= set(dd):
+        raise ValueError(f"training needs the splits train and validation, got {[*dd]}")
+    columns = dd["train"].column_names
+    arrays = bool({"image", "audio"} & set(columns))
+    if augment != "none" and "image" not in columns:
+        raise ValueError(f"augment is for pictures only, got columns {columns}")
+    if max_length is not None and arrays:
+        raise ValueError(f"pictures and sounds are not cut: leave max_length={max_length} out")
+    if max_length is None and not arrays:
+        max_length = 384 if "question" in columns else 64
+    if "image" in columns:
+        encoded = pictures.encode_pictures(dd, tokenizer, augment)
+        collator, compute = pictures.picture_collator, sentences.sentence_metrics
+        evaluate, names = pictures.evaluate_pictures, ["labels"]
+    elif "audio" in columns:
+        encoded = sounds.encode_sounds(dd, tokenizer)
+        collator, compute = sounds.SoundCollator(tokenizer), sentences.sentence_metrics
+        evaluate, names = sounds.evaluate_sounds, ["labels"]
+    elif "question" in columns:
+        if max_length > config.max_position_embeddings:
+            raise ValueError(
+                f"the model has {config.max_position_embeddings} positions, but rows of questions "
+                f"and contexts may have {max_length} pieces; lower max_length and stride"
+            )
+        encoded = questions.encode_questions(dd, tokenizer, max_length, stride)
+        collator, compute = None, questions.question_metrics
+        evaluate = partial(questions.evaluate_questions, max_length=max_length, stride=stride)
+        names = ["start_positions", "end_positions"]
+    elif "label" in columns:
         encoded = sentences.encode_sentences(dd, tokenizer, max_length)
         collator, compute = None, sentences.sentence_metrics
         evaluate, names = sentences.evaluate_sentences, ["labels"]
@@ -62,14 +101,21 @@ def prepare(dd, tokenizer, config, max_length=64):
         "compute_metrics": compute,
         "processing_class": tokenizer,
     }
-    return Task(shared, names, evaluate, "test" if "test" in dd else "validation")
+    split = "test" if "test" in dd else "validation"
+    return Task(shared, names, evaluate, split, max_length)
 
 
 def logit_pairs(student, teacher, inputs):
     """List of (name, student's logits, teacher's logits, mask of rows or None) of two outputs.
 
-    Slots count at the first piece of each word, where they have a label.
+    Slots count at the first piece of each word, where they have a label; the starts and ends of
+    answers are choices among all pieces of a row, padding included as in BERT's own loss.
     """
+    if getattr(student, "start_logits", None) is not None:
+        return [
+            ("starts", student.start_logits, teacher.start_logits, None),
+            ("ends", student.end_logits, teacher.end_logits, None),
+        ]
     if "slot_labels" not in inputs:
         return [("classes", student.logits, teacher.logits, None)]
     first_pieces = inputs["slot_labels"] != -100

@@ -1,9 +1,20 @@
-"""Fine-tune an encoder: joint intents and slots (also from scratch), or sentences into classes.
+"""Fine-tune an encoder: intents and slots, sentences into classes, questions, pictures, sounds.
 
     python -m tqlearn.recipes.finetune --data atis --source local --teacher minilm \
         --output_dir runs/atis_teacher --num_train_epochs 16 --learning_rate 2e-4
     python -m tqlearn.recipes.finetune --data sst2 --source local --teacher minilm \
         --output_dir runs/sst2_teacher --num_train_epochs 4 --learning_rate 5e-5
+    python -m tqlearn.recipes.finetune --data squad --source local --teacher minilm \
+        --output_dir runs/squad_teacher --num_train_epochs 3 --learning_rate 1e-4 \
+        --per_device_train_batch_size 16
+    python -m tqlearn.recipes.finetune --data digits --teacher scratch --output_dir runs/digits \
+        --num_train_epochs 15 --learning_rate 1e-3 --warmup_steps 0.1 --lr_scheduler_type cosine
+    python -m tqlearn.recipes.finetune --data tones --teacher scratch --output_dir runs/tones \
+        --num_train_epochs 10 --learning_rate 1e-3 --warmup_steps 0.1 --lr_scheduler_type cosine
+
+Intents and slots, pictures and sounds also go from scratch. The ViT and the Wav2Vec2 that are made
+then are small models trained here, no pre-trained ones: a checkpoint of the hub is taken by the
+same command, with ``--teacher owner/name@revision``.
 
 Every ``TrainingArguments`` option works; ``accelerate launch -m tqlearn.recipes.finetune`` runs the
 same on several processes (on CPUs: ``ACCELERATE_USE_CPU=true accelerate launch --multi_gpu
@@ -18,10 +29,8 @@ from dataclasses import dataclass, field
 from transformers import HfArgumentParser, Trainer, TrainingArguments, set_seed
 
 from .. import data, teachers
-from ..hf import running
-from ..hf.joint import BertForJointIntentSlot, JointCollator, encode_joint, joint_config
-from ..hf.metrics import evaluate_joint, trainer_metrics
-from ..hf.sentences import encode_sentences, evaluate_sentences, sentence_metrics
+from ..hf import checkpoints, pictures, running, sounds, tasks
+from ..hf.joint import BertForJointIntentSlot, joint_config
 from ..hf.words import word_tokenizer
 
 
@@ -34,31 +43,43 @@ class FinetuneArguments:
     folder: str | None = field(default=None, metadata={"help": "local data; else $TQLEARN_DATA"})
     teacher: str = field(
         default="minilm",
-        metadata={"help": '"minilm", "embedded", a folder, or "scratch" (dense, 2 x 768, words)'},
+        metadata={
+            "help": '"minilm", "embedded", a folder, or "scratch" (intents: dense, 2 x 768, '
+            "words); pictures and sounds: a folder, a hub name, or scratch"
+        },
     )
-    max_length: int = field(default=64, metadata={"help": "longest sentence, in pieces"})
+    max_length: int | None = field(
+        default=None, metadata={"help": "longest row, in pieces; else 64, or 384 for questions"}
+    )
+    stride: int = field(default=128, metadata={"help": "what windows of a long context share"})
     label_smoothing: float = field(default=0.1, metadata={"help": "of both losses, 0 to 1"})
     min_per_intent: int = field(
         default=0,
         metadata={"help": "repeat rare intents' sentences up to this many (8 times most)"},
     )
     pooling: str = field(default="first", metadata={"help": "intent reads: first or mean"})
-    hidden_size: int = field(default=768, metadata={"help": "scratch: width; FFN is 4 times it"})
-    num_layers: int = field(default=2, metadata={"help": "scratch: encoder layers"})
+    hidden_size: int | None = field(
+        default=None, metadata={"help": "scratch: width; FFN is 4 times it; else 768, ViT's 64/192"}
+    )
+    num_layers: int | None = field(default=None, metadata={"help": "scratch: encoder layers"})
+    augment: str = field(
+        default="none", metadata={"help": "pictures to train on: none, shift, shift_mirror"}
+    )
 
 
 def build(arguments, dd, intents, slots):
     """(joint model, tokenizer): a pre-trained encoder with fresh heads, or a fresh model."""
     if arguments.teacher == "scratch":
         tokenizer = word_tokenizer(dd)
+        width = arguments.hidden_size or 768
         config = joint_config(
             intents,
             slots,
             arguments.label_smoothing,
             arguments.pooling,
-            hidden_size=arguments.hidden_size,
-            intermediate_size=4 * arguments.hidden_size,
-            num_hidden_layers=arguments.num_layers,
+            hidden_size=width,
+            intermediate_size=4 * width,
+            num_hidden_layers=arguments.num_layers or 2,
             pad_token_id=tokenizer.pad_token_id,
         )
         return BertForJointIntentSlot(config), tokenizer
@@ -68,15 +89,32 @@ def build(arguments, dd, intents, slots):
     return teachers.joint_from_encoder(encoder, tokenizer, *labels), tokenizer
 
 
-def build_classifier(arguments, dd):
-    """(classifier, tokenizer): a pre-trained encoder with a fresh head."""
+def build_head(arguments, train):
+    """(classifier or answerer, tokenizer): a pre-trained encoder with a fresh head."""
     if arguments.teacher == "scratch":
-        raise ValueError("sentences need a pre-trained encoder: --teacher minilm, or a folder")
+        raise ValueError(
+            "sentences and questions need a pre-trained encoder: --teacher minilm, or a folder"
+        )
     encoder, tokenizer = teachers.load(arguments.teacher)
-    classes = [str(label) for label in sorted(set(dd["train"]["label"]))]
-    return teachers.classifier_from_encoder(
-        getattr(encoder, "bert", encoder), tokenizer, classes
-    ), tokenizer
+    encoder = getattr(encoder, "bert", encoder)
+    if "question" in train.column_names:
+        return teachers.answerer_from_encoder(encoder, tokenizer), tokenizer
+    classes = [str(label) for label in sorted(set(train["label"]))]
+    return teachers.classifier_from_encoder(encoder, tokenizer, classes), tokenizer
+
+
+def build_arrays(arguments, train):
+    """(ViT or Wav2Vec2 classifier, what prepares its inputs): small and fresh, or a checkpoint."""
+    classes = [str(label) for label in range(max(train["label"]) + 1)]
+    if arguments.teacher != "scratch":
+        return checkpoints.load_checkpoint(arguments.teacher, classes)
+    size = {"width": arguments.hidden_size, "layers": arguments.num_layers}
+    size = {name: value for name, value in size.items() if value is not None}
+    if "audio" in train.column_names:
+        return sounds.small_wav2vec2(classes, **size), sounds.sound_extractor()
+    height, _, channels = train[0]["image"].shape
+    model = pictures.small_vit(classes, height, channels, **size)
+    return model, pictures.picture_processor(height, channels)
 
 
 def repeat_rare(train, minimum, most=8):
@@ -92,34 +130,28 @@ def finetune(arguments, training):
     """Train, keep the best epoch, write model, tokenizer and metrics.json; returns the metrics."""
     set_seed(training.seed)
     dd = data.load(arguments.data, arguments.source, arguments.folder)
-    if "label" in dd["train"].column_names:
-        model, tokenizer = build_classifier(arguments, dd)
-        encoded = encode_sentences(dd, tokenizer, arguments.max_length)
-        collator, compute, evaluate = None, sentence_metrics, evaluate_sentences
-        training.label_names = ["labels"]
+    columns = set(dd["train"].column_names)
+    if {"image", "audio"} & columns:
+        model, tokenizer = build_arrays(arguments, dd["train"])
+    elif {"label", "question"} & columns:
+        model, tokenizer = build_head(arguments, dd["train"])
     else:
-        intents, slots = data.labels(dd)
-        model, tokenizer = build(arguments, dd, intents, slots)
+        model, tokenizer = build(arguments, dd, *data.labels(dd))
         if arguments.min_per_intent:
             dd["train"] = repeat_rare(dd["train"], arguments.min_per_intent)
-        encoded = encode_joint(dd, tokenizer, intents, slots, arguments.max_length)
-        collator, compute = JointCollator(tokenizer), trainer_metrics(intents, slots)
-        evaluate = evaluate_joint
-    trainer = Trainer(
-        model,
-        training,
-        train_dataset=encoded["train"],
-        eval_dataset=encoded["validation"],
-        data_collator=collator,
-        compute_metrics=compute,
-        processing_class=tokenizer,
+    job = tasks.prepare(
+        dd, tokenizer, model.config, arguments.max_length, arguments.stride, arguments.augment
     )
+    training.label_names = job.label_names
+    trainer = Trainer(model, training, **job.trainer)
     trainer.train(resume_from_checkpoint=running.newest_checkpoint(training))
     trainer.save_model()
-    split = "test" if "test" in dd else "validation"
-    metrics = evaluate(trainer.model, tokenizer, dd[split], max_length=arguments.max_length)
+    limit = {} if job.max_length is None else {"max_length": job.max_length}
+    metrics = job.evaluate(trainer.model, tokenizer, dd[job.split], **limit)
     if trainer.is_world_process_zero():
-        running.write_metrics("finetune", training, arguments.data, split, metrics, trainer.state)
+        running.write_metrics(
+            "finetune", training, arguments.data, job.split, metrics, trainer.state
+        )
     return metrics
 
 

@@ -11,7 +11,9 @@ kdlsq_sst2.json in benchmarks/results.
 "2-2-8" means bits of weights, of the word table, and of activations; at "32" a part stays in float.
 2 bits are three levels. We differ from the authors' code: padding is masked in the hidden states'
 error too, clips start from training batches, the scales get no weight decay, dropout is off in the
-student, and the rates of the scales are smaller (the code's are 1e-3 and 3e-2).
+student, and the rates of the scales are smaller (the code's are 1e-3 and 3e-2). For questions
+(--data squad) the soft terms of start and end are means over all positions, times 100 as in the
+code; our rows are padded to the longest of a batch, theirs to 384.
 """
 
 from dataclasses import dataclass, field, replace
@@ -31,6 +33,7 @@ from ..hf.attention import SCORES
 from ..hf.trainer import DistillTrainer, ScaleTrainer
 
 BATCHES = 4  # of the training data, to start the clips of activations from
+FACTORS = {"soft_starts": 100, "soft_ends": 100}  # against the mean over the positions of a row
 
 
 @dataclass
@@ -49,7 +52,10 @@ class KDLSQArguments:
     teacher: str = field(default="embedded", metadata={"help": "embedded, or a fine-tuned folder"})
     scale_learning_rate: float = field(default=1e-4, metadata={"help": "of weights' clips"})
     input_learning_rate: float = field(default=1e-3, metadata={"help": "of activations' clips"})
-    max_length: int = field(default=64, metadata={"help": "longest sentence, in pieces"})
+    max_length: int | None = field(
+        default=None, metadata={"help": "longest row, in pieces; else 64, or 384 for questions"}
+    )
+    stride: int = field(default=128, metadata={"help": "what windows of a long context share"})
 
 
 def parse_bits(bits):
@@ -92,12 +98,13 @@ def quantize(teacher, batches, bits="2-2-8", init="truncation"):
 
 
 def losses(ground_truth=True):
-    """Return the losses of spec sheet KDLSQ, section 5, all with weight 1."""
+    """Return the losses of spec sheet KDLSQ, section 5: weight 1, 100 for starts and ends."""
 
     def terms(student, teacher, inputs):
         found = tasks.every_layer(student, teacher, inputs["attention_mask"])
         for name, s, t, mask in tasks.logit_pairs(student, teacher, inputs):
-            found[f"soft_{name}"] = soft_cross_entropy(s, t, mask)
+            name = f"soft_{name}"
+            found[name] = FACTORS.get(name, 1) * soft_cross_entropy(s, t, mask)
         return found | ({"task": student.loss} if ground_truth else {})
 
     return terms
@@ -120,7 +127,8 @@ def main(argv=None):
     set_seed(training.seed)
     teacher, tokenizer = teachers.load(arguments.teacher)
     dd = data.load(arguments.data, arguments.source, arguments.folder)
-    job = tasks.prepare(dd, tokenizer, teacher.config, arguments.max_length)
+    lengths = arguments.max_length, arguments.stride
+    job = tasks.prepare(dd, tokenizer, teacher.config, *lengths)
     training = replace(training, label_names=job.label_names)
     batches = first_batches(job, tokenizer)
     student = running.without_dropout(quantize(teacher, batches, arguments.bits, arguments.init))
