@@ -22,6 +22,7 @@ import statistics
 import sys
 import time
 import warnings
+from collections import Counter
 from pathlib import Path
 
 import torch
@@ -166,6 +167,20 @@ def seconds(found: dict[str, nn.Module], x: torch.Tensor, repeats: int) -> dict[
     return {name: statistics.median(values) for name, values in times.items()}
 
 
+def profile(quantizer: nn.Module, x: torch.Tensor, repeats: int) -> str:
+    """Say which operations the processor time of forward and backward goes to."""
+    leaf, upstream = x.clone().requires_grad_(), torch.randn_like(x)
+    quantizer(leaf).backward(upstream)
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as found:
+        for _ in range(repeats):
+            leaf.grad = None
+            quantizer(leaf).backward(upstream)
+    spent = Counter({e.key: e.self_cpu_time_total for e in found.key_averages()})
+    whole = spent.total()
+    shares = [f"{name.removeprefix('aten::')} {t / whole:.0%}" for name, t in spent.most_common(8)]
+    return "profile: " + ", ".join(shares)
+
+
 def speed_rows(kind: str, x: torch.Tensor, bits: int, repeats: int) -> list[dict]:
     """Time all quantizers on one tensor."""
     found, missing = contestants(kind, x, bits)
@@ -180,6 +195,9 @@ def speed_rows(kind: str, x: torch.Tensor, bits: int, repeats: int) -> list[dict
         print(f"{kind:<12}{name:<24}{taken * 1e3:8.2f} ms {speedup:6.2f}x")
         speed = {"seconds": float(f"{taken:.4g}"), "speedup": float(f"{speedup:.4g}")}
         rows.append({"model": f"{name}, {kind}", "role": role, "speed": speed, "note": note})
+        if name == "LSQ":
+            rows[-1]["note"] += "; " + profile(found[name], x, repeats)
+            print(rows[-1]["note"])
     for name, reason in missing.items():
         rows.append({"model": f"{name}, {kind}", "role": "peer", "note": reason})
     return rows

@@ -75,3 +75,22 @@ def test_one_arm_of_kronecker_bert(data_folder, tmp_path):
     record = json.loads((work / "KB21_no_stage_1" / "metrics.json").read_text())
     assert record["steps"] == 4 and 30 < record["metrics"]["accuracy"] < 90
     assert 15 < record["ratio"]["nominal"] < 16  # MiniLM with a dense pooler
+
+
+@pytest.mark.slow
+def test_one_arm_of_kdlsq(data_folder, tmp_path):
+    """A teacher, a student and two starts, a few steps each; the table from what they left."""
+    work, table = tmp_path / "work", tmp_path / "t.json"
+    command = [sys.executable, str(BENCHMARKS / "kdlsq.py"), "sst2", "--quick", "--work", str(work)]
+    command += ["--out", str(table), "--arms", "4-4-8", "2-2-8, start truncation"]
+    done = subprocess.run([*command, "--train_only"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert not table.exists()
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.count("done before, kept") == 3
+    baseline, row, start = json.loads(table.read_text())["rows"]
+    assert (baseline["role"], row["role"], start["role"]) == ("baseline", "student", "ablation")
+    assert row["model"] == "KDLSQ 4-4-8" and {"accuracy", "retention"} == row["metrics"].keys()
+    assert row["ratio"]["file"] > 7 and row["note"] == "4 steps"
+    assert start["note"].startswith("4 steps; goal: loss ")

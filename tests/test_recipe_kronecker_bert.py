@@ -39,6 +39,12 @@ def test_an_unknown_setting_is_refused():
         recipe.plan(SMALL, "KB5")
 
 
+def test_a_student_that_nothing_teaches_is_refused(tmp_path):
+    command = ["--output_dir", str(tmp_path), "--distill", "False", "--ground_truth", "False"]
+    with pytest.raises(ValueError, match="nothing teaches; keep one of the two"):
+        recipe.main(command)
+
+
 def test_every_matrix_of_the_encoder_is_a_product_and_the_pooler_is_not():
     model = tq.compress(BertModel(SMALL), recipe.plan(SMALL, "KB21"))
     dense = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
@@ -120,8 +126,10 @@ def test_losses_are_zero_for_the_teacher_itself_and_blind_to_padding():
     same = outputs(teacher, inputs)
     same.loss = torch.zeros(())
     found = recipe.losses()(same, same, inputs)
-    assert [*found] == ["embeddings", "scores", "layers", "task", "soft_classes"]
+    assert [*found] == ["embeddings", "scores", "layers", "soft_classes", "task"]
     assert all(term == 0 for term in found.values())
+    found = recipe.losses("task", ground_truth=False)(same, same, inputs)
+    assert [*found] == ["embeddings", "scores", "layers", "soft_classes"]
     other = SimpleNamespace(
         hidden_states=[h.clone() for h in same.hidden_states],
         attentions=[a.clone() for a in same.attentions],

@@ -97,6 +97,12 @@ def _to_grid(v: Tensor, s: Tensor, zero: Tensor | None, qmin: int, qmax: int) ->
     return v.add_(zero).clamp_(qmin, qmax).round_().sub_(zero).mul_(s)
 
 
+def _inside(values: Tensor, z: Tensor, edges: tuple, out: Tensor | None = None) -> Tensor:
+    """Return the values where z lies between the edges, and 0 elsewhere."""
+    out = torch.empty_like(z) if out is None else out
+    return torch.ops.aten.hardtanh_backward.grad_input(values, z, *edges, grad_input=out)
+
+
 def _dot(a: Tensor, b: Tensor) -> Tensor:
     return torch.dot(a, b) if a.dim() == 1 else torch.linalg.vecdot(a, b)
 
@@ -142,18 +148,16 @@ class _FakeQuantize(torch.autograd.Function):
             g, z = grad[piece], x[piece] / _at(s, piece)  # z: where x lies among the codes
             if zero is not None:
                 z.add_(_at(zero, piece))
-            inside = torch.empty_like(z) if through else dx[piece]
-            torch.ops.aten.hardtanh_backward.grad_input(g, z, *edges, grad_input=inside)
+            if not through:
+                _inside(g, z, edges, out=dx[piece])
             if not ctx.learns:
                 continue
-            outside = g - inside
-            code = z.clamp_(qmin, qmax)
-            ds = _dot(outside, code)
             if offset is not None:
-                doffset.append(outside.sum(-1))
-            if residual:  # round(z) - z, which is zero outside
-                ds = ds + _dot(g, torch.round(code, out=outside).sub_(code))
-            dscale.append(ds)
+                doffset.append((g - _inside(g, z, edges)).sum(-1))
+            within = _inside(z, z, edges)  # d (x to the grid) / d scale: code - z in, code out
+            code = z.clamp_(qmin, qmax)
+            code = code.round_() if residual else code
+            dscale.append(_dot(g, code.sub_(within)))
         found = [_collected(parts, scale, factor) for parts in (dscale, doffset)]
         return dx, *found, *blank
 

@@ -52,6 +52,9 @@ class KroneckerArguments:
     )
     student: str | None = field(default=None, metadata={"help": "folder that stage 1 wrote"})
     distill: bool = field(default=True, metadata={"help": "False: labels (masked words) alone"})
+    ground_truth: bool = field(
+        default=True, metadata={"help": "stage 2: False leaves out the labels' loss"}
+    )
     general_epochs: float = field(default=3.0, metadata={"help": "of stage 1"})
     general_learning_rate: float = field(default=1e-3, metadata={"help": "of stage 1"})
     general_steps: int = field(default=-1, metadata={"help": "of stage 1, in place of epochs"})
@@ -75,7 +78,7 @@ def plan(config, setting="KB8", rank=1):
     }
 
 
-def losses(stage="task"):
+def losses(stage="task", ground_truth=True):
     """Return the losses of spec sheet KroneckerBERT, 2.1, for "general" or "task"."""
 
     def terms(student, teacher, inputs):
@@ -84,7 +87,7 @@ def losses(stage="task"):
             return found | {"words": student.loss}
         pairs = tasks.logit_pairs(student, teacher, inputs)
         soft = {f"soft_{name}": soft_labels(s, t, mask=mask) for name, s, t, mask in pairs}
-        return found | {"task": student.loss} | soft
+        return found | soft | ({"task": student.loss} if ground_truth else {})
 
     return terms
 
@@ -93,7 +96,8 @@ def trainer_for(model, teacher, stage, arguments, **shared):
     """Return the trainer that distills, or the one that learns from labels alone."""
     if not arguments.distill:
         return ScaleTrainer(model, **shared)
-    return DistillTrainer(model, teacher=teacher, losses=losses(stage), attention=SCORES, **shared)
+    terms = losses(stage, arguments.ground_truth)
+    return DistillTrainer(model, teacher=teacher, losses=terms, attention=SCORES, **shared)
 
 
 def general(arguments, training):
@@ -187,6 +191,8 @@ def main(argv=None):
     parser.set_defaults(**running.DEFAULTS, learning_rate=1e-4)
     arguments, training = parser.parse_args_into_dataclasses(argv)
     set_seed(training.seed)
+    if not (arguments.distill or arguments.ground_truth):
+        raise ValueError("without distillation and labels nothing teaches; keep one of the two")
     if arguments.stage not in ("general", "task", "both"):
         raise ValueError(f"stage is general, task or both, got {arguments.stage!r}")
     if arguments.stage == "general":
