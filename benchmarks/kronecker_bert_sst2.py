@@ -22,7 +22,6 @@ from runs import row, run_recipe
 
 from tqlearn import data, teachers
 from tqlearn.hf import evaluate_sentences
-from tqlearn.recipes.kronecker_bert import SETTINGS
 
 TEACHER = {
     "data": "sst2",
@@ -62,8 +61,12 @@ TASK = {
     "max_length": 64,
     "disable_tqdm": True,
 }
+UNLABELLED = TASK | {"data": "sst2_phrases", "ground_truth": False}
+PHRASES = {
+    "KB8": UNLABELLED | {"num_train_epochs": 4},
+    "KB21": UNLABELLED | {"num_train_epochs": 2},
+}
 # setting, stage 1 (None: skipped), stage 2; the values say whether it distills
-PHRASES = TASK | {"data": "sst2_phrases", "num_train_epochs": 2, "ground_truth": False}
 ARMS = {
     "KB8": ("KB8", True, True),
     "KB21": ("KB21", True, True),
@@ -87,7 +90,7 @@ def student(arm: str, teacher: Path, args) -> tuple[Path, dict]:
         run_recipe("kronecker_bert", folder, **(GENERAL | length), **both, distill=first)
         start = {"student": folder}
     folder = args.work / "_".join(arm.replace(",", "").split())
-    wanted = (PHRASES if arm in SETTINGS else TASK) | steps | both | start
+    wanted = PHRASES.get(arm, TASK) | steps | both | start
     record = run_recipe("kronecker_bert", folder, **wanted, distill=second, teacher=teacher)
     return folder, record
 
@@ -126,7 +129,7 @@ def main() -> None:
     for arm, (place, record) in students.items():
         record["metrics"] |= elsewhere(place, args.quick)
         record["metrics"]["retention"] = 100 * record["metrics"]["accuracy"] / right["accuracy"]
-        role = "student" if arm in SETTINGS else "ablation"
+        role = "student" if arm in PHRASES else "ablation"
         rows.append(row(f"KroneckerBERT {arm}", role, record, f"{record['steps']} steps"))
     base |= {"bytes": record["reference_bytes"]}
     rows.insert(0, row("MiniLM fine-tuned", "baseline", base, note))

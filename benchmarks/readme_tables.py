@@ -13,6 +13,9 @@ SHOWN = (
     "qtc_atis",
     "qtc_atis_scratch",
     "kronecker_bert_sst2",
+    "kdlsq_sst2",
+    "kdlsq_atis",
+    "kdlsq_squad",
     "decompose",
     "embedded_student",
 )  # rest: linked

@@ -62,6 +62,12 @@ def counting(rows, seed):
     return {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": labels}
 
 
+def how_many(rows, seed):
+    """How many 3s stand in a row of 12? Five means five or more."""
+    inputs = counting(rows, seed)
+    return inputs | {"labels": (inputs["input_ids"] == 3).sum(1).clamp(max=5)}
+
+
 def test_the_teacher_itself_has_no_error_and_padding_does_not_count():
     """Check 10: student = teacher gives zeros; padded positions that differ still give zeros."""
     torch.manual_seed(0)
@@ -138,7 +144,7 @@ def trained(model, steps, seed, loss=None, rate=1e-3, clips=1e-3):
     adam = torch.optim.Adam([{"params": rest}, {"params": scales, "lr": clips}], lr=rate)
     losses = []
     for step in range(steps):
-        inputs = counting(64, 10_000 * seed + step)
+        inputs = how_many(64, 10_000 * seed + step)
         total = loss(model, inputs) if loss else model(**inputs).loss
         adam.zero_grad()
         total.backward()
@@ -149,7 +155,7 @@ def trained(model, steps, seed, loss=None, rate=1e-3, clips=1e-3):
 
 @torch.no_grad()
 def accuracy(model):
-    inputs = counting(2000, 999_999)
+    inputs = how_many(2000, 999_999)
     return (model.eval()(**inputs).logits.argmax(-1) == inputs["labels"]).float().mean().item()
 
 
@@ -168,27 +174,28 @@ def distilled(teacher):
 def test_tiny_end_to_end():
     """Check 12, mean of three seeds: distillation pays at 2 bits, a start too, 8 bits cost nothing.
 
-    A start counts by its steps to the loss that clips at max|v| have after 40.
+    Both students start at max|v|, at chance, and have 40 steps: from a good start a task this small
+    needs no training. A start counts by its steps to the loss that max|v| has after 40.
     """
     goal = None
     found = {"teacher": [], "distilled": [], "labels": [], "8-8-8": []}
     needed = {init: 0 for init in ("max", "truncation", "kl", "mse")}
     for seed in range(3):
         torch.manual_seed(seed)
-        teacher = BertForSequenceClassification(SMALL)
+        teacher = BertForSequenceClassification(BertConfig(**SMALL.to_dict() | {"num_labels": 6}))
         trained(teacher, 400, seed)
         found["teacher"].append(accuracy(teacher))
         teacher.set_attn_implementation(SCORES)
-        batches = [{k: v for k, v in counting(64, 5).items() if k != "labels"}]
+        batches = [{k: v for k, v in how_many(64, 5).items() if k != "labels"}]
 
         def student(bits, init="truncation", teacher=teacher, batches=batches):
             made = recipe.quantize(teacher, batches, bits, init)
             made.set_attn_implementation(SCORES)
             return made.train()
 
-        one, two, eight = student("2-2-8"), student("2-2-8"), student("8-8-8")
-        trained(one, 100, seed + 10, distilled(teacher))
-        trained(two, 100, seed + 10)
+        one, two, eight = student("2-2-8", "max"), student("2-2-8", "max"), student("8-8-8")
+        trained(one, 40, seed + 10, distilled(teacher))
+        trained(two, 40, seed + 10)
         trained(eight, 20, seed + 10, distilled(teacher), rate=1e-4, clips=1e-4)
         for name, model in (("distilled", one), ("labels", two), ("8-8-8", eight)):
             found[name].append(accuracy(model))
@@ -200,7 +207,7 @@ def test_tiny_end_to_end():
     mean = {name: sum(values) / 3 for name, values in found.items()}
     print(mean, needed)
     assert min(found["teacher"]) > 0.95
-    assert mean["distilled"] > mean["labels"]
+    assert mean["distilled"] > mean["labels"] + 0.02
     assert mean["8-8-8"] > mean["teacher"] - 0.005
     assert all(needed[init] < needed["max"] for init in ("truncation", "kl", "mse"))
 

@@ -226,7 +226,10 @@ def test_task_of_sounds(corpus, extractor):
 
 
 def test_a_small_wav2vec2_learns_three_words(tmp_path, monkeypatch):
-    """The real command on three of the words, some fifteen seconds; chance is 33 %."""
+    """The real command on three of the words, some fifteen seconds.
+
+    Chance is 33 %, knowing one word from the others 67 %; seeds and machines give 95 and more.
+    """
     whole = tones.generate({"train": 1000, "validation": 200, "test": 300})
     kept = {"a i": 0, "s o": 1, "m o t": 2}
     for name, split in whole.items():
@@ -235,7 +238,7 @@ def test_a_small_wav2vec2_learns_three_words(tmp_path, monkeypatch):
         whole[name] = {"audio": [x for x, _ in rows], "label": [y for _, y in rows]}
     monkeypatch.setattr(tones, "generate", lambda: whole)
     command = ["--data", "tones", "--teacher", "scratch", "--output_dir", str(tmp_path)]
-    command += ["--hidden_size", "64", "--num_layers", "1", "--num_train_epochs", "4"]
+    command += ["--hidden_size", "64", "--num_layers", "1", "--num_train_epochs", "8"]
     command += ["--learning_rate", "2e-3", "--warmup_steps", "0.1", "--use_cpu"]
     command += ["--per_device_train_batch_size", "16", "--disable_tqdm", "True"]
     metrics = finetune.main(command)

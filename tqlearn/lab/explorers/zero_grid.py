@@ -59,7 +59,7 @@ def grid_parts(weight: Tensor, mask: Tensor, clip: float, bits: int, zero: bool)
 
     >>> w, mask = torch.tensor([3.0, 0.1, -1.0, 0.0]), torch.tensor([True, False, True, False])
     >>> row = grid_parts(w, mask, clip=3.0, bits=2, zero=False)  # places -3, -1, 1, 3
-    >>> row["zeros"], row["lifted"]  # two pruned weights became 1: 2 of 3² + 1²
+    >>> row["zeros"], round(row["lifted"], 6)  # two pruned weights became 1: 2 of 3² + 1²
     (0.0, 0.2)
     """
     hat, _ = on_grid(weight * mask, clip, bits, zero)
