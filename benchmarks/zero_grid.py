@@ -113,7 +113,10 @@ def students(bits: tuple[int, ...]) -> dict[str, list]:
             grid = f"2:4, {b} bits {'with' if zero else 'without'} a zero"
             own = tq.SAWB(b, zero, coefficients=LINES[b, zero])
             found[f"{grid}, line for 2:4"] = [tq.TwoFour(), own]
-            found[f"{grid}, dense line"] = [tq.TwoFour(), tq.SAWB(b, zero)]
+            found[f"{grid}, dense line"] = [
+                tq.TwoFour(),
+                tq.SAWB(b, zero, statistics="dense"),
+            ]
     return found
 
 

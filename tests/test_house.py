@@ -24,13 +24,14 @@ PINS = environment.read_pins(ROOT / "requirements.lock")
 
 ROWS = [
     {"shapes", "registry"},
-    {"patterns", "rounding", "starts"},
-    {"grid"},
+    {"patterns", "rounding", "starts", "movement", "anatomy", "sized", "filled", "transitions"},
+    {"grid", "blocks"},
     {"cores", "svd", "quantize", "clips", "sawb", "ranges", "sparsify", "distill", "data"},
     {"decompose", "kronecker"},  # the maths that stands on svd
     {"layers", "embeddings", "kronecker_layers", "peers", "storage", "calibration", "activations"},
-    {"targets", "storage_nm"},
+    {"targets", "storage_nm", "weights"},
     {"trains", "products", "quantizers"},  # the edits that replace a layer
+    {"pruning"},
     {"edits", "pack"},
     {"report", "masks"},  # what is on disk is what pack writes, so report stands on it
     {"layout"},

@@ -118,6 +118,19 @@ def test_the_layer_of_the_spec_sheet(tmp_path):
     assert torch.equal(product, x @ codes.T) and product.abs().max() <= 3072 // 2 * 7 * 8
 
 
+def test_a_row_of_products_fits_into_18_bits():
+    """Check 11: at most half of 3072 products of 7 by 7, whatever the inputs."""
+    torch.manual_seed(0)
+    dense = nn.Sequential(nn.Linear(3072, 768, bias=False))
+    model = tq.calibrate(tq.compress(dense, {"0": [tq.TwoFour(), tq.SAWB(bits=4)]}))
+    sawb = model[0].parametrizations.weight[1]
+    codes = sawb.codes(model[0].weight.detach()).long()
+    assert codes.abs().max() == 7 and (mask_of(model[0]).sum(1) * 7 * 7).max() == 75_264 < 2**17
+    worst = codes.sign() * 7  # inputs that make each row as large as it can get
+    assert 30_000 < (worst * codes).sum(1).max() <= 75_264
+    assert torch.equal(tq.pack(model)[0].weight, model[0].weight)
+
+
 def test_the_byte_layout_is_the_documented_one():
     layer = nn.Sequential(nn.Linear(4, 2, bias=False))
     layer[0].weight.data = torch.tensor([[0.0, 7.0, 0.0, -8.0], [1.0, 0.0, 2.0, 0.0]])

@@ -11,8 +11,8 @@ from torch.testing import assert_close
 import tqlearn as tq
 from tqlearn.activations import place
 from tqlearn.calibration import real
-from tqlearn.quantizers import groups_of
 from tqlearn.shapes import packed_bytes
+from tqlearn.weights import groups_of
 
 EDITS = [
     tq.LSQ(bits=4),

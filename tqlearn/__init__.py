@@ -7,6 +7,8 @@ Importing tqlearn needs torch alone; ``import tqlearn.hf`` adds transformers.
 
 from . import (
     activations,
+    anatomy,
+    blocks,
     calibration,
     clips,
     cores,
@@ -19,6 +21,7 @@ from . import (
     layers,
     layout,
     masks,
+    movement,
     patterns,
     peers,
     quantize,
@@ -30,15 +33,19 @@ from . import (
     sparsify,
     starts,
     svd,
+    transitions,
 )
-from . import report as _report  # noqa: F401  (the room; the verb of the same name follows)
+from . import compact as _compact  # noqa: F401  (rooms; the verbs of the same names follow)
+from . import report as _report  # noqa: F401
 from .calibration import calibrate
+from .compact import compact, survey
 from .edits import (
     LSQ,
     PACT,
     SAWB,
     TT,
     TTM,
+    BlockPrune,
     Inputs,
     Kronecker,
     LearnedClip,
@@ -48,10 +55,12 @@ from .edits import (
     Uniform,
 )
 from .embeddings import TTMEmbedding
+from .filled import fill
 from .kronecker_layers import KroneckerEmbedding, KroneckerLinear
 from .layers import LowRankLinear, TTLinear
 from .layout import describe, load, rebuild, save
 from .masks import TwoFour
+from .pruning import block_plan
 from .registry import register
 from .report import Report, report
 from .surgery import bake, compress, pack, preview, unpack
@@ -59,6 +68,7 @@ from .surgery import bake, compress, pack, preview, unpack
 __version__ = "0.1.0"
 
 __all__ = [
+    "BlockPrune",
     "LSQ",
     "PACT",
     "SAWB",
@@ -79,17 +89,22 @@ __all__ = [
     "TwoFour",
     "Uniform",
     "activations",
+    "anatomy",
     "bake",
+    "block_plan",
+    "blocks",
     "calibrate",
     "calibration",
     "clips",
     "cores",
+    "compact",
     "compress",
     "data",
     "decompose",
     "describe",
     "distill",
     "embeddings",
+    "fill",
     "grid",
     "kronecker",
     "kronecker_layers",
@@ -97,6 +112,7 @@ __all__ = [
     "layout",
     "load",
     "masks",
+    "movement",
     "pack",
     "patterns",
     "peers",
@@ -113,8 +129,10 @@ __all__ = [
     "shapes",
     "sparsify",
     "starts",
+    "survey",
     "svd",
     "teachers",
+    "transitions",
     "unpack",
 ]
 

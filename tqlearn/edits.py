@@ -13,21 +13,10 @@ from torch import nn
 from . import quantize
 from .layers import TTLinear
 from .products import Kronecker, LowRank
-from .quantizers import (
-    PACT,
-    SAWB,
-    Inputs,
-    LearnedClip,
-    LSQPlus,
-    Per,
-    Ternary,
-    Uniform,
-    WeightEdit,
-    attach,
-    weight_names,
-    weights_to_quantize,
-)
+from .pruning import BlockPrune
+from .quantizers import PACT, SAWB, Inputs, LearnedClip, LSQPlus, Ternary, Uniform
 from .trains import TT, TTM
+from .weights import Per, WeightEdit, attach, weight_names, weights_to_quantize
 
 __all__ = [
     "LSQ",
@@ -35,6 +24,7 @@ __all__ = [
     "SAWB",
     "TT",
     "TTM",
+    "BlockPrune",
     "Inputs",
     "Kronecker",
     "LSQPlus",

@@ -15,9 +15,11 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from .activations import PLACES, place
+from .blocks import tie
 from .cores import Cores
 from .pack import Packed, place_packed, strip
 from .registry import build, register, registered_name, spec_of
+from .sized import NAME, size_of
 
 VERSION = 1
 
@@ -43,6 +45,8 @@ def describe(model: nn.Module) -> dict:
         ):
             continue
         entry = spec_of(module) if registered_name(module) else {}
+        if size := size_of(module):
+            entry = {"class": NAME, "args": size}
         if not entry and isinstance(module, Cores):
             raise ValueError(
                 f"{name} is a {type(module).__name__}, which no saved model could rebuild; "
@@ -113,7 +117,7 @@ def rebuild(model: nn.Module, layout: dict) -> nn.Module:
                     place_packed(old, key, stage)
                 else:
                     parametrize.register_parametrization(old, key, stage, unsafe=True)
-    return model
+    return tie(model)
 
 
 def attach_layout(model: nn.Module) -> nn.Module:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from .blocks import BlockMask, RowMask
 from .cores import own_class
 from .quantize import is_quantizer, require_calibrated
 from .shapes import packed_bytes
@@ -22,6 +23,8 @@ __all__ = ["Packed", "PackedNM", "pack_bits", "pack_tensors", "unpack_bits", "un
 def pack_tensors(model: nn.Module) -> nn.Module:
     """Replace every fake-quantized or N:M-masked tensor by its packed codes, in place.
 
+    A block mask becomes plain zeros: what its scores were for is over.
+
     Raises:
         ValueError: a quantizer has no scale yet.
     """
@@ -30,6 +33,8 @@ def pack_tensors(model: nn.Module) -> nn.Module:
         for name, chain in list(getattr(module, "parametrizations", {}).items()):
             if is_quantizer(chain[-1]) or isinstance(chain[-1], NMMask):
                 _pack_tensor(module, name, chain)
+            elif isinstance(chain[-1], BlockMask | RowMask):
+                strip(module, name)
     return model
 
 
@@ -95,7 +100,7 @@ def stored_bytes(chain: nn.Module, numel: int) -> tuple[int, int]:
     bits, needed = stored_bits(chain), 0
     masks = [stage for stage in chain if isinstance(stage, NMMask | PackedNM)]
     for stage in chain:
-        if not isinstance(stage, NMMask):  # a mask is stored as places, not as it stands
+        if not isinstance(stage, NMMask | BlockMask | RowMask):  # places, or plain zeros
             held = [*stage.parameters(), *stage.buffers()]
             needed += sum(t.numel() * t.element_size() for t in held)
     if not masks:

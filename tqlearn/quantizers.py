@@ -5,113 +5,15 @@ Each is a frozen dataclass whose fields are the arguments of the quantizer of th
 output rows, words) or a whole number, so many neighbors along the last axis sharing a scale.
 """
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor, nn
-from torch.nn.utils import parametrize
+from torch import nn
 
 from . import clips, quantize, ranges, sawb
 from .activations import INPUT, place
-from .cores import own_class
-
-Per = str | int
-
-
-def weight_names(module: nn.Module) -> list[str]:
-    """Return the names of a layer's own weights (cores included, biases and vectors not)."""
-    parametrized = getattr(module, "parametrizations", {})
-    plain = [n for n, p in module.named_parameters(recurse=False) if p.dim() > 1]
-    return plain + [
-        n for n, chain in parametrized.items() if chain.is_tensor and chain.original.dim() > 1
-    ]
-
-
-def attach(module: nn.Module, name: str, parametrization: nn.Module) -> None:
-    """Put a parametrization (mask, quantizer) on one tensor of a module.
-
-    Raises:
-        ValueError: the tensor has a NaN or infinite entry.
-    """
-    tensor = getattr(module, name)
-    chain = getattr(module, "parametrizations", {})
-    original = chain[name].original if name in chain else tensor
-    if not original.is_meta and not torch.isfinite(original).all():
-        raise ValueError(
-            f"{type(module).__name__}.{name} holds NaN or infinite entries; repair the model first"
-        )
-    stage = parametrization.to(original).train(module.training)
-    parametrize.register_parametrization(own_class(module), name, stage, unsafe=True)
-
-
-def weights_to_quantize(edit: object, module: nn.Module) -> list[str]:
-    """Return the names of the weights an edit will quantize.
-
-    Raises:
-        TypeError: the layer has no weight.
-        ValueError: a weight is quantized already.
-    """
-    names = weight_names(module)
-    if not names:
-        raise TypeError(
-            f"{type(edit).__name__} found no weight to quantize on a {type(module).__name__}; "
-            "leave it out of the plan, or call tqlearn.unpack(model) first if it is packed"
-        )
-    for name in names:
-        chains = getattr(module, "parametrizations", {})
-        if name in chains and any(quantize.is_quantizer(stage) for stage in chains[name]):
-            raise ValueError(
-                f"{type(module).__name__}.{name} is quantized already; start from the teacher, "
-                "or call tqlearn.bake(model) before quantizing anew"
-            )
-    return names
-
-
-def groups_of(shape: tuple[int, ...], per: Per) -> int:
-    """Return how many scales a tensor gets.
-
-    Raises:
-        ValueError: no such granularity, or the last axis does not divide.
-
-    >>> groups_of((768, 3072), "channel"), groups_of((768, 3072), 64)
-    (768, 36864)
-    """
-    if per == "tensor":
-        return 1
-    if per == "channel":
-        return shape[0]
-    if not isinstance(per, int) or per < 1:
-        raise ValueError(f"per is 'tensor', 'channel' or a number of neighbors, got {per!r}")
-    if shape[-1] % per:
-        raise ValueError(f"the last axis of {tuple(shape)} does not divide into groups of {per}")
-    return torch.Size(shape).numel() // per
-
-
-class WeightEdit:
-    """Base of the edits: quantize every weight of a layer, cores included; biases stay in float."""
-
-    kind: type  # the quantizer
-    per: Per
-
-    def __post_init__(self) -> None:
-        groups_of((1,), 1 if isinstance(self.per, int) and self.per > 0 else self.per)
-        self.quantizer()  # refuses bad arguments now, not at the first layer
-
-    def quantizer(self, like: Tensor | None = None, *, activation: bool = False) -> nn.Module:
-        """Return a fresh quantizer, for a weight like this one or for activations."""
-        chosen = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "per"}
-        chosen = self.settings(chosen, activation)
-        groups = 1 if like is None else groups_of(tuple(like.shape), self.per)
-        return self.kind(**chosen, groups=groups)
-
-    def settings(self, chosen: dict, activation: bool) -> dict:
-        """Return the quantizer's arguments; those left at None depend on where it stands."""
-        return chosen
-
-    def __call__(self, module: nn.Module) -> nn.Module:
-        for name in weights_to_quantize(self, module):
-            attach(module, name, self.quantizer(getattr(module, name)))
-        return module
+from .sparsify import mask_of
+from .weights import Per, WeightEdit
 
 
 @dataclass(frozen=True)
@@ -176,6 +78,12 @@ class PACT(WeightEdit):
 class SAWB(WeightEdit):
     """Quantize weights inside the clip that their statistics ask for: see ``sawb.SAWB``.
 
+    Args:
+        statistics: None for the one of least error: "dense" on a weight without a mask and
+            "search" on one with (unless ``coefficients`` are given).
+            "original": the clip that the dense weight asks for at this moment, before its mask;
+            later it follows the masked one by the same ratio.
+
     >>> SAWB(bits=4)(nn.Linear(24, 36)).parametrizations.weight[0]
     SAWB(bits=4)
     """
@@ -184,10 +92,33 @@ class SAWB(WeightEdit):
     zero: bool = True
     plus: bool = True
     extended: bool = False
-    statistics: str = "dense"
+    statistics: str | None = None
     coefficients: tuple[float, float] | None = None
     per: Per = "tensor"
     kind = sawb.SAWB
+
+    def settings(self, chosen: dict, activation: bool) -> dict:
+        """Fill in the published line where nothing else is asked for."""
+        line = self.statistics in (None, "original")
+        return chosen | ({"statistics": "dense"} if line else {})
+
+    def on(self, module: nn.Module, name: str) -> "SAWB":
+        """Choose the statistics for a weight that carries a mask."""
+        if mask_of(module, name) is None:
+            return self
+        if self.statistics == "original":
+            return self._from_the_dense(module, name)
+        free = self.statistics is None and self.coefficients is None
+        return replace(self, statistics="search") if free else self
+
+    @torch.no_grad()
+    def _from_the_dense(self, module: nn.Module, name: str) -> "SAWB":
+        """Return the line, stretched so that the masked weight asks for the dense one's clip."""
+        line = self.quantizer()
+        pair = module.parametrizations[name].original, getattr(module, name)
+        dense, masked = (float(line.scale_of(w.detach().reshape(1, -1))) for w in pair)
+        stretched = tuple(c * dense / masked for c in line.line)
+        return replace(self, statistics="dense", coefficients=stretched)
 
 
 @dataclass(frozen=True)

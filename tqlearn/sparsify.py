@@ -1,5 +1,7 @@
 """N:M masks: of every M neighbors along the input dimension, N stay and the rest are exactly zero.
 
+Block masks, with scores that learn, are in ``blocks``; their names stand here too.
+
 A mask is a module that stands on a weight before its quantizer. ``mask_for`` returns it (True
 stays), ``forward`` applies it. ``mask_of`` asks a weight that carries masks for what they leave.
 """
@@ -10,9 +12,30 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from .blocks import BlockMask, RowMask, block_density, block_masks, score_penalty
 from .grid import is_quantizer
+from .movement import CubicThreshold, blocks_kept
 from .patterns import Pattern
 from .registry import register
+
+__all__ = [
+    "UPDATES",
+    "BlockMask",
+    "CubicThreshold",
+    "NMMask",
+    "RowMask",
+    "activation_aware",
+    "block_density",
+    "block_masks",
+    "blocks_kept",
+    "grouped",
+    "is_mask",
+    "magnitude",
+    "mask_of",
+    "nm_mask",
+    "score_penalty",
+    "ungrouped",
+]
 
 UPDATES = ("fixed", "ste", "sr-ste")
 

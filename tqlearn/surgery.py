@@ -12,6 +12,7 @@ from fnmatch import fnmatchcase
 from torch import nn
 
 from .activations import lift
+from .blocks import tie
 from .cores import Cores
 from .layout import attach_layout, bake_tensors
 from .pack import pack_tensors, unpack_tensors
@@ -198,10 +199,11 @@ def compress(model: nn.Module, plan: Plan, *, inplace: bool = False) -> nn.Modul
     try:
         for name, new in made.items():
             student.set_submodule(name, new)
-        return attach_layout(student)
+        return attach_layout(tie(student))
     except Exception:  # what cannot be described could not be saved: nothing half-done
         for name, old in before.items():
             student.set_submodule(name, old)
+        tie(student)
         raise
 
 

@@ -12,6 +12,7 @@ from .joint import (
 )
 from .metrics import evaluate_joint, joint_metrics, predict_joint, trainer_metrics
 from .pictures import encode_pictures, evaluate_pictures, predict_pictures, small_vit
+from .pruning import PruneTrainer, ScoreSchedule
 from .questions import (
     answer_scores,
     encode_questions,
@@ -33,6 +34,7 @@ from .sounds import (
     small_wav2vec2,
 )
 from .trainer import DistillTrainer, LayerByLayer, ScaleTrainer
+from .transitions import NoNormTransition, ReLUTransition
 from .words import word_tokenizer
 
 __all__ = [
@@ -44,8 +46,12 @@ __all__ = [
     "JointCollator",
     "JointOutput",
     "LayerByLayer",
+    "NoNormTransition",
+    "PruneTrainer",
+    "ReLUTransition",
     "ScaleTrainer",
     "ScheduledDropout",
+    "ScoreSchedule",
     "SoundCollator",
     "TqlearnConfig",
     "TqlearnQuantizer",

@@ -1,5 +1,6 @@
 """Dropout that follows a schedule while a Trainer runs."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from math import cos, pi
@@ -70,7 +71,7 @@ class ScheduledDropout(TrainerCallback):
     True
     """
 
-    def __init__(self, schedule: DropoutSchedule, pattern: str = "*") -> None:
+    def __init__(self, schedule: Callable[[float], float], pattern: str = "*") -> None:
         self.schedule, self.pattern = schedule, pattern
         self.p: float | None = None
         self._before: list[tuple[nn.Module, str, float]] = []

@@ -114,10 +114,12 @@ class DistillTrainer(ScaleTrainer):
 
     Args:
         teacher: any model that takes the same batches; it is put into eval mode and never trained.
+            None for losses that need none: they get None for its output.
         losses: called as losses(student_output, teacher_output, inputs), both with hidden states
             and attention maps; returns named terms, whose sum is the loss. Each is logged by name.
         attention: what the maps hold: "eager", probabilities; ``attention.SCORES``, the scores
-            before the softmax.
+            before the softmax; None: the losses need neither maps nor hidden states, and any kind
+            of attention will do.
         **kwargs: whatever ``ScaleTrainer`` and ``Trainer`` take.
 
     Evaluation and prediction use the student alone.
@@ -126,14 +128,14 @@ class DistillTrainer(ScaleTrainer):
     def __init__(
         self,
         *args,
-        teacher: nn.Module,
+        teacher: nn.Module | None,
         losses: Losses,
-        attention: str = "eager",
+        attention: str | None = "eager",
         **kwargs,
     ) -> None:
         super().__init__(*args, **kwargs)
         self.attention = attention
-        self.teacher = teacher.eval().to(self.args.device)
+        self.teacher = None if teacher is None else teacher.eval().to(self.args.device)
         self.losses = losses
         self.loss_is_scaled_for_ga = False
         self._terms: dict[str, Tensor] = {}
@@ -141,7 +143,8 @@ class DistillTrainer(ScaleTrainer):
 
     def train(self, *args, **kwargs):
         """Train with a kind of attention that returns maps; put the old kind back."""
-        models = (self.teacher, self.model)
+        wanted = () if self.attention is None else (self.teacher, self.model)
+        models = [model for model in wanted if model is not None]
         kinds = [model.config._attn_implementation for model in models]
         for model in models:
             model.set_attn_implementation(attention_kind(model, self.attention))
@@ -155,9 +158,10 @@ class DistillTrainer(ScaleTrainer):
         """Return the sum of the losses in training, the task's loss in evaluation."""
         if not model.training:
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
-        extra = {"output_hidden_states": True, "output_attentions": True}
+        names = ("output_hidden_states", "output_attentions")
+        extra = {} if self.attention is None else dict.fromkeys(names, True)
         with torch.no_grad():
-            taught = self.teacher(**inputs, **extra)
+            taught = None if self.teacher is None else self.teacher(**inputs, **extra)
         output = model(**inputs, **extra)
         terms = self.losses(output, taught, inputs)
         for name, term in terms.items():

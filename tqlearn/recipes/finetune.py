@@ -29,7 +29,7 @@ from dataclasses import dataclass, field
 from transformers import HfArgumentParser, Trainer, TrainingArguments, set_seed
 
 from .. import data, teachers
-from ..hf import checkpoints, pictures, running, sounds, tasks
+from ..hf import classifiers, running, tasks
 from ..hf.joint import BertForJointIntentSlot, joint_config
 from ..hf.words import word_tokenizer
 
@@ -62,6 +62,7 @@ class FinetuneArguments:
         default=None, metadata={"help": "scratch: width; FFN is 4 times it; else 768, ViT's 64/192"}
     )
     num_layers: int | None = field(default=None, metadata={"help": "scratch: encoder layers"})
+    patch_size: int | None = field(default=None, metadata={"help": "scratch: ViT's, in pixels"})
     augment: str = field(
         default="none", metadata={"help": "pictures to train on: none, shift, shift_mirror"}
     )
@@ -103,20 +104,6 @@ def build_head(arguments, train):
     return teachers.classifier_from_encoder(encoder, tokenizer, classes), tokenizer
 
 
-def build_arrays(arguments, train):
-    """(ViT or Wav2Vec2 classifier, what prepares its inputs): small and fresh, or a checkpoint."""
-    classes = [str(label) for label in range(max(train["label"]) + 1)]
-    if arguments.teacher != "scratch":
-        return checkpoints.load_checkpoint(arguments.teacher, classes)
-    size = {"width": arguments.hidden_size, "layers": arguments.num_layers}
-    size = {name: value for name, value in size.items() if value is not None}
-    if "audio" in train.column_names:
-        return sounds.small_wav2vec2(classes, **size), sounds.sound_extractor()
-    height, _, channels = train[0]["image"].shape
-    model = pictures.small_vit(classes, height, channels, **size)
-    return model, pictures.picture_processor(height, channels)
-
-
 def repeat_rare(train, minimum, most=8):
     """The split with sentences of rare intents repeated, so that rare labels are learned too."""
     counts = Counter(train["intent"])
@@ -132,7 +119,8 @@ def finetune(arguments, training):
     dd = data.load(arguments.data, arguments.source, arguments.folder)
     columns = set(dd["train"].column_names)
     if {"image", "audio"} & columns:
-        model, tokenizer = build_arrays(arguments, dd["train"])
+        sizes = arguments.hidden_size, arguments.num_layers, arguments.patch_size
+        model, tokenizer = classifiers.array_classifier(arguments.teacher, dd["train"], *sizes)
     elif {"label", "question"} & columns:
         model, tokenizer = build_head(arguments, dd["train"])
     else:

@@ -1,0 +1,35 @@
+"""The "filled" phase: zeros of a compacted model become small numbers, which can learn again."""
+
+import copy
+
+import torch
+from torch import nn
+
+
+@torch.no_grad()
+def fill(model: nn.Module, seed: int = 0, spread: float | int = 0.01) -> nn.Module:
+    """Return a copy whose exact zeros in matrices are small numbers, so that they can learn again.
+
+    A zero becomes mean + ``spread`` * standard deviation * N(0, 1), both of its whole tensor. This
+    begins the "filled" phase: the shapes stay, the density inside them becomes 1.
+
+    Raises:
+        ValueError: masks or quantizers stand on weights; ``compact`` or ``bake`` first.
+
+    Source: spec sheet Block Pruning, section 8.
+
+    >>> filled = fill(nn.Sequential(nn.Linear(4, 4)).requires_grad_(False))
+    >>> int((filled[0].weight == 0).sum())
+    0
+    """
+    if any(hasattr(module, "parametrizations") for module in model.modules()):
+        raise ValueError("fill takes plain weights; call tqlearn.compact(model) first")
+    filled, generator = copy.deepcopy(model), torch.Generator().manual_seed(seed)
+    for parameter in filled.parameters():
+        zero = parameter == 0
+        if parameter.dim() > 1 and bool(zero.any()):
+            noise = torch.randn(parameter.shape, generator=generator).to(parameter)
+            parameter.copy_(
+                torch.where(zero, parameter.mean() + spread * parameter.std() * noise, parameter)
+            )
+    return filled
