@@ -65,7 +65,7 @@ for name, kind in GRIDS.items():
     ARMS[f"grid: {name}"] = USUAL | {"phases": BEST.split(" > ")} | kind
 TRAINING = {
     "data": "flights",
-    "num_train_epochs": 12,
+    "num_train_epochs": 9,
     "learning_rate": 1e-3,
     "warmup_steps": 0.1,
     "weight_decay": 0.01,

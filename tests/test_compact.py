@@ -238,6 +238,7 @@ def test_shared_scores_are_saved_once_and_come_back(tmp_path):
 
 RELOAD = """
 import sys, torch
+from transformers import AutoModel
 from transformers import AutoModelForImageClassification, AutoModelForSequenceClassification
 import tqlearn.hf
 for folder in sys.argv[1:]:
@@ -248,11 +249,15 @@ for folder in sys.argv[1:]:
     batch = torch.load(folder + "/batch.pt")
     with torch.no_grad():
         torch.save(model(**batch).logits, folder + "/logits.pt")
+        states = AutoModel.from_pretrained(folder)(**batch).last_hidden_state
+        torch.save(states, folder + "/states.pt")
 """
 
 
 def test_compact_quantize_save_load_in_a_new_process(tmp_path):
-    """Equal logits, every family, plain and quantized and packed, in one new process."""
+    """Equal logits, every family, plain and quantized and packed, in one new process; its
+    plain AutoModel takes the encoder out of the same folder.
+    """
     folders = {}
     for family in FAMILIES:
         small, batch = tq.compact(pruned("hybrid", family)), inputs(family)
@@ -263,12 +268,15 @@ def test_compact_quantize_save_load_in_a_new_process(tmp_path):
             folder = tmp_path / f"{family}{word}"
             model.save_pretrained(folder)
             torch.save(batch, folder / "batch.pt")
-            folders[folder] = logits(model, batch)
+            with torch.no_grad():
+                states = model.base_model(**batch).last_hidden_state
+            folders[folder] = logits(model, batch), states
     command = [sys.executable, "-c", RELOAD, *map(str, folders)]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
-    for folder, wanted in folders.items():
+    for folder, (wanted, states) in folders.items():
         assert torch.equal(torch.load(folder / "logits.pt"), wanted), folder
+        assert torch.equal(torch.load(folder / "states.pt"), states), folder
     config = json.loads((tmp_path / "bert" / "config.json").read_text())
     layout = json.loads(config["quantization_config"]["layout"])["modules"]
     assert layout["bert.encoder.layer.0.intermediate.dense"]["class"] == "Linear"

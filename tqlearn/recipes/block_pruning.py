@@ -39,7 +39,9 @@ class PruningArguments:
 
     variant: str = field(default="hybrid", metadata={"help": "block, struct or hybrid"})
     block: int = field(default=16, metadata={"help": "side of a square block; half a head"})
-    penalty: float = field(default=10.0, metadata={"help": "lambda at the end"})
+    penalty: float = field(
+        default=1.0, metadata={"help": "lambda at the end; more for larger models, fewer steps"}
+    )
     attention_penalty: float = field(default=1.0, metadata={"help": "its share for attention"})
     dense_penalty: float = field(default=1.0, metadata={"help": "its share for the FFN"})
     score_learning_rate: float = field(default=3e-2, metadata={"help": "of the scores"})

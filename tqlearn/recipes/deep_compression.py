@@ -6,7 +6,8 @@
     python -m tqlearn.recipes.deep_compression --data digits --phases dense prune quantize \
         --learning_rate 1e-3 --num_train_epochs 18 --output_dir runs/deep_digits     # a small ViT
     python -m tqlearn.recipes.deep_compression --data tones --phases dense prune quantize \
-        --learning_rate 1e-3 --num_train_epochs 9 --output_dir runs/deep_tones  # a small Wav2Vec2
+        --shares 3 1 1 --hidden_size 64 --num_layers 2 --learning_rate 2e-3 --warmup_steps 0.1 \
+        --num_train_epochs 15 --output_dir runs/deep_tones                    # a small Wav2Vec2
 
 Published (abstract): BERT, Wav2vec 2.0 and ViT backbones at 4 bits and half sparse, 16 times
 smaller "while maintaining model accuracy"; where pruning and quantization start from is critical.
