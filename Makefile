@@ -86,8 +86,14 @@ teach: $(STAMP)
 
 bench: $(STAMP)
 	@set -e; for script in benchmarks/*.py; do \
-	  case $$script in */common.py|*/runs.py|*/readme_tables.py) continue;; esac; \
-	  echo "$$script $(BENCH)"; $(BIN)/python $$script $(BENCH); done
+	  case $$script in \
+	    */common.py|*/runs.py|*/readme_tables.py) continue;; \
+	    */kdlsq.py|*/block_pruning.py) tasks="sst2 atis squad";; \
+	    */deep_compression.py) tasks="bert_sst2 bert_atis vit_cifar10 wav2vec2_fsdd";; \
+	    *) tasks=none;; esac; \
+	  for task in $$tasks; do \
+	    command="$$script $${task#none} $(BENCH)"; \
+	    echo $$command; $(BIN)/python $$command; done; done
 	@$(BIN)/python benchmarks/readme_tables.py
 
 lock: $(STAMP)

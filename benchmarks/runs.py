@@ -58,7 +58,7 @@ def _words(value: object) -> list[str]:
 
 def _settings(command: str) -> list[str]:
     """Return a command's options in alphabetical order, without the places of its folders."""
-    bare = re.sub(r"--(output_dir|teacher|student) \S*/\S*", "", command)
+    bare = re.sub(r"--(output_dir|teacher|student|start) \S*/\S*", "", command)
     return sorted(option.strip() for option in bare.split(" --"))
 
 

@@ -3,6 +3,7 @@
 from .base import Explorer, choice, sweep
 from .budget import budget, budget_explorer, draw_budget
 from .distillation import distillation_explorer, draw_distillation, endings, over_seeds, runs
+from .kdlsq_bert import bert_base_bytes, clip_table, draw_clip, kdlsq_bert_explorer, retained
 from .kronecker import (
     at,
     draw_kronecker,
@@ -45,16 +46,19 @@ __all__ = [
     "RANKS",
     "Explorer",
     "at",
+    "bert_base_bytes",
     "best_within",
     "budget",
     "budget_explorer",
     "candidates",
     "choice",
+    "clip_table",
     "compare",
     "compressed_bert_explorer",
     "digit_modes",
     "distillation_explorer",
     "draw_budget",
+    "draw_clip",
     "draw_distillation",
     "draw_kronecker",
     "draw_quantizer",
@@ -70,6 +74,7 @@ __all__ = [
     "error_parts",
     "grid_parts",
     "join",
+    "kdlsq_bert_explorer",
     "kronecker_bert_explorer",
     "kronecker_explorer",
     "kronecker_table",
@@ -80,6 +85,7 @@ __all__ = [
     "pair_costs",
     "quantizer_explorer",
     "quantizer_table",
+    "retained",
     "runs",
     "setting_table",
     "sparsity_costs",
