@@ -20,11 +20,13 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 unexport PYTHONDONTWRITEBYTECODE
 export PYDEVD_DISABLE_FILE_VALIDATION = 1
 
-.PHONY: help env lab test test-unit test-notebooks test-browser notebooks book teach bench lock clean
+.PHONY: help env lab test test-unit test-notebooks test-browser notebooks book teach recipes bench lock clean
+RECIPES = block_pruning deep_compression fullyqt kdlsq_bert kronecker_bert qtc
 
 help:
 	@echo 'make lab        open the course in JupyterLab (the first time: creates $(VENV), minutes)'
 	@echo 'make test       unit tests, every notebook, and the browser tests if there is a Chromium'
+	@echo 'make recipes    run the six recipes on the data in the package, minutes each'
 	@echo 'make bench      run every script in benchmarks/ (hours; BENCH=--quick for minutes)'
 	@echo 'make notebooks  run the notebooks and store their outputs'
 	@echo 'make book       write the course as a static site to _site/'
@@ -83,6 +85,12 @@ book: $(STAMP)
 
 teach: $(STAMP)
 	@$(BIN)/python -m tqlearn.lab.teach
+
+recipes: export OMP_NUM_THREADS = 1
+recipes: $(STAMP)
+	@set -e; for name in $(RECIPES); do start=`date +%s`; \
+	  $(BIN)/python -m tqlearn.recipes.$$name --disable_tqdm True --output_dir runs/recipes/$$name; \
+	  echo "tqlearn.recipes.$$name: $$((`date +%s` - start)) seconds"; done
 
 bench: $(STAMP)
 	@set -e; for script in benchmarks/*.py; do \

@@ -27,6 +27,7 @@ PACKAGES = (
     "safetensors",
     "accelerate",
     "seqeval",
+    "sacrebleu",
     "tensorly",
     "tensorly-torch",
     "numpy",

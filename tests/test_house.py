@@ -27,11 +27,11 @@ ROWS = [
     {"patterns", "rounding", "starts", "movement", "anatomy", "sized", "filled", "transitions"},
     {"grid", "blocks"},
     {"cores", "svd", "quantize", "clips", "sawb", "ranges", "sparsify", "distill", "data"},
-    {"decompose", "kronecker"},  # the maths that stands on svd
+    {"decompose", "kronecker", "buckets", "points", "integers"},  # stands on svd, on ranges
     {"layers", "embeddings", "kronecker_layers", "peers", "storage", "calibration", "activations"},
     {"targets", "storage_nm", "weights"},
     {"trains", "products", "quantizers"},  # the edits that replace a layer
-    {"pruning"},
+    {"pruning", "minmax"},
     {"edits", "pack"},
     {"report", "masks"},  # what is on disk is what pack writes, so report stands on it
     {"layout"},
@@ -44,7 +44,7 @@ ROWS = [
 FLOOR = {room: row for row, rooms in enumerate(ROWS) for room in rooms}
 CORE = {"torch", "jaxtyping", "safetensors"}
 BRIDGE = {"transformers", "tokenizers", "huggingface_hub", "datasets", "accelerate"}
-BRIDGE |= {"seqeval", "sklearn", "numpy"}
+BRIDGE |= {"seqeval", "sacrebleu", "sklearn", "numpy"}
 # recipes are programs for transformers' own argument parser and trainer
 GUESTS = {"data": {"datasets", "numpy", "sklearn", "PIL"}}
 GUESTS |= {"hf": BRIDGE, "teachers": BRIDGE, "recipes": BRIDGE}

@@ -30,12 +30,7 @@ def calibrate(model: nn.Module, batches: Iterable | None = None) -> nn.Module:
     Raises:
         ValueError: activation quantizers but no batches, or one that no batch reached.
     """
-    on_weights = set()
-    for module in model.modules():
-        for name, chain in getattr(module, "parametrizations", {}).items():
-            on_weights.update(part for stage in chain for part in stage.modules())
-            if chain.is_tensor:  # weight_norm has two tensors behind one: no place of ours
-                _calibrate_chain(f"{type(module).__name__}.{name}", chain)
+    on_weights = calibrate_weights(model)
     on_inputs = {
         module: name
         for name, module in model.named_modules()
@@ -44,6 +39,20 @@ def calibrate(model: nn.Module, batches: Iterable | None = None) -> nn.Module:
     if on_inputs:
         _calibrate_inputs(model, on_inputs, batches)
     return model
+
+
+def calibrate_weights(model: nn.Module) -> set[nn.Module]:
+    """Let the quantizers of weights look at their tensors, in place, and return what stands there.
+
+    After training this gives a range that follows its weight the weight's last values.
+    """
+    on_weights = set()
+    for module in model.modules():
+        for name, chain in getattr(module, "parametrizations", {}).items():
+            on_weights.update(part for stage in chain for part in stage.modules())
+            if chain.is_tensor:  # weight_norm has two tensors behind one: no place of ours
+                _calibrate_chain(f"{type(module).__name__}.{name}", chain)
+    return on_weights
 
 
 @torch.no_grad()
@@ -68,7 +77,8 @@ def _calibrate_inputs(model: nn.Module, quantizers: dict, batches: Iterable | No
 
     def look(module: nn.Module, inputs: tuple) -> None:
         pairs = quantizers[module].endswith("quant_probabilities")
-        module.calibrate(real(inputs[0], masks, pairs))
+        told = len(inputs) > 1  # a point is told which positions are real
+        module.calibrate(*(inputs if told else (real(inputs[0], masks, pairs),)))
         seen[module].append([t.detach().clone() for t in _numbers(module)])
 
     hooks = [module.register_forward_pre_hook(look) for module in quantizers]

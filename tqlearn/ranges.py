@@ -25,7 +25,8 @@ class Uniform(Quantizer):
             exactly zero. Without it they do NOT in general (with ``signed=False`` they do).
         groups: see ``grid``; for activations the rows would be batch entries, so leave it at 1.
 
-    A running range sees padded positions too; calibrate on real tokens and mind them in training.
+    A running range sees padded positions too; ``buckets.RunningRange`` does not.
+    ``follows`` and ``rounds`` switch its two halves, see ``buckets.switch``.
 
     Source: spec sheet FullyQT, sections 2 and 4; ``integer_zero`` is our addition.
 
@@ -35,6 +36,7 @@ class Uniform(Quantizer):
     """
 
     options = {"momentum": 0.0, "signed": True, "integer_zero": False}
+    follows = rounds = True
 
     def __init__(
         self,
@@ -87,9 +89,11 @@ class Uniform(Quantizer):
 
     def forward(self, x: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
         rows = self.rows(x)
-        if self.training:
+        if self.training and self.follows:
             with torch.no_grad():
                 self._follow(rows.detach().reshape(self.groups, -1))
+        if not self.rounds:
+            return x
         out = fake_quantize(
             rows,
             self.scale,

@@ -16,11 +16,12 @@ from .blocks import tie
 from .cores import Cores
 from .layout import attach_layout, bake_tensors
 from .pack import pack_tensors, unpack_tensors
+from .points import Spot
 
 Edit = Callable[[nn.Module], nn.Module]
 Plan = Mapping[str, Sequence]  # of edits; ``match`` says which one is none
 
-LAYERS = (nn.Linear, nn.Embedding, nn.Conv1d, nn.Conv2d, Cores)
+LAYERS = (nn.Linear, nn.Embedding, nn.Conv1d, nn.Conv2d, Cores, Spot)
 
 
 def match(model: nn.Module, plan: Plan) -> dict[str, Sequence[Edit]]:

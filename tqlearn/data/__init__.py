@@ -9,18 +9,19 @@ flights: embedded (grammar, seed 0), train 2000, validation 300, test 500
 ['intent', 'slots', 'tokens']
 """
 
-from . import flights, hub, local, pictures, tones
+from . import ferry, flights, hub, local, pictures, tones
 
 WAYS = (
-    'three ways to data: "flights", "digits" and "tones" need nothing; source="local" reads the '
-    'folder named by folder= or $TQLEARN_DATA; source="hub" downloads (needs a network and the '
-    "datasets package)"
+    'three ways to data: "flights", "digits", "tones" and "ferry" need nothing; source="local" '
+    'reads the folder named by folder= or $TQLEARN_DATA; source="hub" downloads (needs a network '
+    "and the datasets package)"
 )
 SOURCES = ("embedded", "local", "hub")
 EMBEDDED = {  # name -> (rows, where they come from)
     "flights": (lambda: flights.generate(), f"grammar, seed {flights.SEED}"),
     "digits": (lambda: pictures.digits(), f"scikit-learn's digits, split by seed {pictures.SEED}"),
     "tones": (lambda: tones.generate(), f"synthesised, seed {tones.SEED}"),
+    "ferry": (lambda: ferry.generate(), f"grammar of an invented language, seed {ferry.SEED}"),
 }
 
 
@@ -34,7 +35,10 @@ def load(name, source=None, folder=None, revision=None):
             "uci" (sentiment, to test on) and "text" (unlabelled English); also "squad" (v1.1, 3547
             training questions and the whole dev set), "tydiqa" (English gold passages, train only)
             and "squad_tydiqa" (both to train on, SQuAD to validate), "cifar10" (12,000 pictures of
-            it, JPEG) and "fsdd" (spoken digits); "sst2_phrases" and "atis" from the hub.
+            it, JPEG) and "fsdd" (spoken digits); "sst2_phrases" and "atis" from the hub. To
+            translate: "ferry" (English and an invented language) is embedded, "multi30k" (English
+            to German) local, "owner/name:en-de" or "owner/name/config:en-de" any set of the hub
+            with these two languages.
         source: "embedded", "local" or "hub". May be left out for embedded data.
         folder: root of the local data, for ``source="local"``; default is $TQLEARN_DATA.
         revision: commit of the hub data set, for ``source="hub"``; a verified one is built in
@@ -46,7 +50,8 @@ def load(name, source=None, folder=None, revision=None):
         plain text has ``text`` (str); questions have ``id``, ``context``, ``question`` and
         ``answers`` ({"text": list of str, "answer_start": list of int}); TyDiQA's ids repeat;
         pictures have ``image`` (uint8 array, (height, width, channels)) and ``label`` (int);
-        sounds have ``audio`` (float32 array of samples at 8 kHz, -1 to 1) and ``label`` (int).
+        sounds have ``audio`` (float32 array of samples at 8 kHz, -1 to 1) and ``label`` (int);
+        translations have ``source`` and ``target`` (str).
 
     Raises:
         ValueError: unknown name or source, source not given, missing folder or file, empty split.

@@ -23,6 +23,9 @@ QUESTIONS = {  # TyDiQA's dev file has questions only: its answers are empty
     "tydiqa": {"train": [TYDIQA]},
     "squad_tydiqa": {"train": [SQUAD, TYDIQA], "validation": [SQUAD_DEV]},
 }
+TRANSLATION = {  # English to German; the test split is test_2016_flickr
+    "multi30k": {"train": "train", "validation": "val", "test": "test_2016_flickr"},
+}
 ARRAYS = {"cifar10": pictures.cifar10, "fsdd": recordings.fsdd}
 DAMAGE = (json.JSONDecodeError, UnicodeError, LookupError, TypeError, AttributeError, EOFError,
           OSError, zlib.error)  # fmt: skip
@@ -43,7 +46,7 @@ def read(name, folder, ways):
     Raises:
         ValueError: unknown name, no folder named, folder or file missing, rows that do not match.
     """
-    known = [*JOINT, *SENTIMENT, *ELSEWHERE, *QUESTIONS, *ARRAYS, "text"]
+    known = [*JOINT, *SENTIMENT, *ELSEWHERE, *QUESTIONS, *ARRAYS, *TRANSLATION, "text"]
     if name not in known:
         raise ValueError(f"local data sets are {known}, got {name!r}; {ways}")
     if folder is None:
@@ -62,6 +65,11 @@ def read(name, folder, ways):
         splits = {
             split: _questions([root / file for file in files])
             for split, files in QUESTIONS[name].items()
+        }
+    elif name in TRANSLATION:
+        splits = {
+            split: _parallel(root / name / f"{stem}.en.gz", root / name / f"{stem}.de.gz")
+            for split, stem in TRANSLATION[name].items()
         }
     elif name in ARRAYS:
         splits = ARRAYS[name](root)
@@ -88,6 +96,20 @@ def _joint(folder):
         if len(words) != len(tags):
             raise ValueError(f"{folder} line {row + 1}: {len(words)} words but {len(tags)} tags")
     return {"tokens": tokens, "slots": slots, "intent": intent}
+
+
+def _parallel(source, target):
+    """Two files whose lines belong together."""
+    columns = {
+        side: [" ".join(line.split()) for line in _lines(path)]
+        for side, path in (("source", source), ("target", target))
+    }
+    if len(columns["source"]) != len(columns["target"]):
+        raise ValueError(
+            f"{source} and {target} must have equally many lines, got {len(columns['source'])} "
+            f"and {len(columns['target'])}; get them again"
+        )
+    return columns
 
 
 def _sentence(path):

@@ -1,7 +1,9 @@
 """tqlearn for transformers models: joint model, data and metrics, the bridge, the trainer."""
 
 from .attention import QUANTIZED, SCORES, quantize_attention
+from .bleu import bleu
 from .bridge import TqlearnConfig, TqlearnQuantizer
+from .delayed import QuantizeFromStep, StopAfter
 from .dropout import DropoutSchedule, ScheduledDropout
 from .joint import (
     BertForJointIntentSlot,
@@ -35,6 +37,16 @@ from .sounds import (
 )
 from .trainer import DistillTrainer, LayerByLayer, ScaleTrainer
 from .transitions import NoNormTransition, ReLUTransition
+from .translation import (
+    PairCollator,
+    bpe_tokenizer,
+    encode_pairs,
+    evaluate_translation,
+    load_translator,
+    save_translator,
+    translate,
+    translator,
+)
 from .words import word_tokenizer
 
 __all__ = [
@@ -47,16 +59,22 @@ __all__ = [
     "JointOutput",
     "LayerByLayer",
     "NoNormTransition",
+    "PairCollator",
     "PruneTrainer",
+    "QuantizeFromStep",
     "ReLUTransition",
     "ScaleTrainer",
     "ScheduledDropout",
     "ScoreSchedule",
     "SoundCollator",
+    "StopAfter",
     "TqlearnConfig",
     "TqlearnQuantizer",
     "answer_scores",
+    "bleu",
+    "bpe_tokenizer",
     "encode_joint",
+    "encode_pairs",
     "encode_pictures",
     "encode_questions",
     "encode_sentences",
@@ -66,8 +84,10 @@ __all__ = [
     "evaluate_questions",
     "evaluate_sentences",
     "evaluate_sounds",
+    "evaluate_translation",
     "joint_config",
     "joint_metrics",
+    "load_translator",
     "predict_answers",
     "predict_joint",
     "predict_pictures",
@@ -75,9 +95,12 @@ __all__ = [
     "predict_sounds",
     "quantize_attention",
     "question_metrics",
+    "save_translator",
     "sentence_metrics",
     "small_vit",
     "small_wav2vec2",
     "trainer_metrics",
+    "translate",
+    "translator",
     "word_tokenizer",
 ]

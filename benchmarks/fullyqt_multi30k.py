@@ -1,0 +1,136 @@
+"""FullyQT on Multi30k, English to German: floats, then everything at 8, 6 and 4 bits.
+
+    TQLEARN_DATA=... python benchmarks/fullyqt_multi30k.py --work runs/fullyqt_multi30k
+
+A Transformer of 3 + 3 layers, width 192, 512 nodes, 4 heads, 4000 BPE pieces for both languages:
+3.3 million parameters. "shared" trains the first 70 % of the steps in floats (bfloat16, for speed);
+every trained arm goes on from its checkpoint to the same last step, with the same data, seed and
+learning rates, in float32: "float" as it is, the others with all quantizers rounding from 50
+steps on, in which their ranges watch.
+
+"post-training" rounds the float arm's result, with ranges averaged over 40 training batches.
+"control" has one range for each tensor, none fixed at zero, and counts padding. Test set:
+test_2016_flickr, beam 4, length penalty 0.6, no checkpoint averaging.
+
+Hours on one core; a killed run goes on when the command is given again, and finished parts are
+kept. ``--arms`` takes some of them (the float arm is trained where post-training needs it); with
+``--train_only`` it writes no table, so that two cores can share the work.
+"""
+
+from pathlib import Path
+
+from common import parser, write
+from runs import row, run_recipe
+
+STEPS, SHARED, WATCH = 3000, 2100, 50
+TRAINING = {
+    "data": "multi30k",
+    "source": "local",
+    "vocabulary": 4000,
+    "width": 192,
+    "ffn": 512,
+    "heads": 4,
+    "layers": 3,
+    "dropout": 0.2,
+    "per_device_train_batch_size": 128,
+    "max_steps": STEPS,
+    "learning_rate": 1.5e-3,
+    "warmup_steps": 300,
+    "lr_scheduler_type": "linear",
+    "save_steps": 200,
+    "logging_steps": 100,
+    "use_cpu": True,
+    "disable_tqdm": True,
+}
+CONTROL = {"bucket": "tensor", "zero_care": False}
+TRAINED = {
+    "float": {"bits": 32},
+    "FullyQT 8": {"bits": 8},
+    "FullyQT 6": {"bits": 6},
+    "FullyQT 4": {"bits": 4},
+    "control 8": {"bits": 8} | CONTROL,
+}
+ROUNDED = {
+    "post-training 8": {"bits": 8},
+    "post-training 6": {"bits": 6},
+    "post-training 4": {"bits": 4},
+    "post-training control 8": {"bits": 8} | CONTROL,
+    "post-training control 6": {"bits": 6} | CONTROL,
+    "post-training control 4": {"bits": 4} | CONTROL,
+}
+ARMS = TRAINED | ROUNDED
+QUICK = {"max_steps": 6, "width": 32, "ffn": 32, "layers": 1, "beams": 1, "warmup_steps": 1,
+         "per_device_train_batch_size": 8, "vocabulary": 300}  # fmt: skip
+
+
+def settings(args) -> tuple[dict, int]:
+    """Return the options of a training, and the step at which the arms part."""
+    options = TRAINING | (QUICK if args.quick else {})
+    return options | {"seed": args.seed}, 3 if args.quick else SHARED
+
+
+def shared(args) -> Path:
+    """Train the part that all arms share, if it is not there; return its checkpoint."""
+    options, step = settings(args)
+    folder = args.work / "shared"
+    checkpoint = folder / f"checkpoint-{step}"
+    if not (checkpoint / "trainer_state.json").exists():
+        run_recipe("fullyqt", folder, **options, bits=32, stop_after=step, bf16=True)
+    return checkpoint
+
+
+def trained(arm: str, args) -> dict:
+    """Train one arm from the shared checkpoint on and return its record."""
+    options, step = settings(args)
+    watch = 1 if args.quick else WATCH
+    folder = args.work / "_".join(arm.split())
+    start = {"start": shared(args), "from_step": step + watch, "watch": watch}
+    return run_recipe("fullyqt", folder, **options | ARMS[arm] | start)
+
+
+def rounded(arm: str, args) -> dict:
+    """Round the float arm's model and return its record."""
+    trained("float", args)
+    options = {key: TRAINING[key] for key in ("data", "source", "use_cpu")}
+    options |= {"seed": args.seed} | ({"beams": 1} if args.quick else {})
+    start = {"post_training": True, "start": args.work / "float"}
+    return run_recipe("fullyqt", args.work / "_".join(arm.split()), **options | ARMS[arm] | start)
+
+
+def role(arm: str) -> str:
+    """Return what an arm stands for."""
+    return "baseline" if arm == "float" else "ablation" if "control" in arm else "student"
+
+
+def main() -> None:
+    """Run every arm, then write the table."""
+    options = parser("fullyqt_multi30k", __doc__)
+    options.add_argument("--work", type=Path, default=Path("runs/fullyqt_multi30k"))
+    options.add_argument("--arms", nargs="+", help='such as "FullyQT 8" "post-training 8"')
+    options.add_argument("--train_only", action="store_true", help="write no table")
+    args = options.parse_args()
+    arms = args.arms or [*ARMS]
+    if unknown := [arm for arm in arms if arm not in (*ARMS, "shared")]:
+        raise ValueError(f"arms are {['shared', *ARMS]}, got {unknown[0]!r}")
+    if arms == ["shared"]:
+        shared(args)
+        return
+    records = {a: (trained if a in TRAINED else rounded)(a, args) for a in arms if a in ARMS}
+    if args.train_only:
+        return
+    signatures = next(iter(records.values()))["sacrebleu"]
+    rows = [row(arm, role(arm), record, note(arm)) for arm, record in records.items()]
+    used, step = settings(args)
+    extra = {"sacrebleu": signatures, "settings": used | {"shared_steps": step}}
+    write("fullyqt_multi30k", "FullyQT", rows, args, **extra)
+
+
+def note(arm: str) -> str:
+    """Say what is special about an arm."""
+    if "control" in arm:
+        return "one range per tensor, no zero fixed, padding counted"
+    return "" if arm == "float" else "ranges per output row and per feature"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,172 @@
+"""The FullyQT recipe: plans, a run in parts, resuming, post-training; and its benchmark."""
+
+import importlib.util
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import tqlearn as tq
+from tqlearn.buckets import RunningRange
+from tqlearn.hf import translation
+from tqlearn.models import Transformer
+from tqlearn.ranges import Uniform
+from tqlearn.recipes import fullyqt as recipe
+
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+TINY = ["--width", "16", "--ffn", "16", "--heads", "2", "--layers", "1", "--vocabulary", "150",
+        "--max_steps", "6", "--warmup_steps", "1", "--per_device_train_batch_size", "8", "--beams",
+        "1", "--max_length", "60", "--use_cpu", "True", "--disable_tqdm", "True"]  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def small_corpus(monkeypatch):
+    sizes = {"train": 200, "validation": 10, "test": 10}
+    monkeypatch.setattr(tq.data.ferry, "SIZES", sizes)
+
+
+def run(folder, *words):
+    return recipe.main([*TINY, "--output_dir", str(folder), *map(str, words)])
+
+
+def ranges(**settings):
+    model = tq.compress(Transformer(20, 16, 24, 2, 1), recipe.plan(**settings))
+    return {n: m for n, m in model.named_modules() if isinstance(m, Uniform)}
+
+
+def test_plan():
+    found = ranges(bits=6)
+    assert {m.bits for m in found.values()} == {6}
+    points = {n: m for n, m in found.items() if isinstance(m, RunningRange)}
+    assert len(points) == 47 and sum(m.features is not None for m in points.values()) == 29 + 2
+    zeros = [n for n, m in points.items() if not m.signed]
+    assert len(zeros) == 3 * 2 + 2 and all("softmax" in n or "hidden" in n for n in zeros)
+    assert not any(m.padding for m in points.values())
+
+
+def test_plan_of_the_control_and_for_integers():
+    control = ranges(bits=8, bucket="tensor", zero_care=False)
+    assert {m.groups for m in control.values()} == {1}
+    running = [m for m in control.values() if isinstance(m, RunningRange)]
+    assert all(m.signed and m.padding for m in running)
+    integer = ranges(bits=8, bucket="integer")
+    single = {n.split(".")[-1] for n, m in integer.items() if m.groups == 1}
+    assert {"quant_sum", "quant_queries", "quant_keys", "quant_context"} <= single
+    assert integer["encoder.layers.0.attention.quant_values"].features == 16
+    assert integer["encoder.layers.0.norm_attention.quant_output"].features is None
+    assert integer["encoder.layers.0.norm_attention.quant_quotient"].features == 16
+
+
+def test_run_in_parts(tmp_path):
+    """A float run stops half way; float and 4 bits go on from there; 6 bits without training."""
+    run(tmp_path / "shared", "--bits", 32, "--stop_after", 3, "--save_steps", 3)
+    start = ["--start", tmp_path / "shared/checkpoint-3"]
+    plain = run(tmp_path / "float", "--bits", 32, *start)
+    four = run(tmp_path / "four", "--bits", 4, "--from_step", 4, "--watch", 1, *start)
+    control = run(tmp_path / "control", "--bits", 4, "--from_step", 4, "--bucket", "tensor",
+                  "--zero_care", "False", *start)  # fmt: skip
+    assert plain["steps"] == four["steps"] == control["steps"] == 6
+    assert plain["ratio"]["nominal"] == 1 and four["ratio"]["nominal"] > 5.5
+    assert "tok:13a" in four["sacrebleu"]["bleu"] and four["bits"] == 4
+    after = run(tmp_path / "after", "--bits", 6, "--post_training", True, "--start",
+                tmp_path / "float")  # fmt: skip
+    assert after["steps"] == 0 and after["ratio"]["nominal"] > 3.5
+    assert after["metrics"]["perplexity"] == pytest.approx(plain["metrics"]["perplexity"], rel=0.05)
+    model, _ = translation.load_translator(tmp_path / "four")
+    assert all(m.bits == 4 for m in model.modules() if isinstance(m, RunningRange))
+    kept = load_file(tmp_path / "four/start/checkpoint-3/model.safetensors")
+    unset = [t for name, t in kept.items() if name.endswith((".low", ".high"))]
+    assert len(unset) > 90 and all(torch.isnan(t).all() for t in unset)
+
+
+def test_float_from_the_checkpoint_is_the_float_run(tmp_path):
+    whole = run(tmp_path / "whole", "--bits", 32)
+    run(tmp_path / "shared", "--bits", 32, "--stop_after", 3)
+    parts = run(tmp_path / "parts", "--bits", 32, "--start", tmp_path / "shared/checkpoint-3")
+    assert parts["metrics"] == pytest.approx(whole["metrics"], rel=1e-6)
+    one, two = (
+        translation.load_translator(tmp_path / name)[0].state_dict() for name in ("whole", "parts")
+    )
+    assert all(torch.equal(one[name], two[name]) for name in one)
+
+
+def test_resumes(tmp_path):
+    run(tmp_path / "run", "--from_step", 2, "--watch", 1, "--save_steps", 3, "--stop_after", 3)
+    run(tmp_path / "run", "--from_step", 2, "--watch", 1, "--resume_from_checkpoint", "last")
+    whole = run(tmp_path / "whole", "--from_step", 2, "--watch", 1)
+    record = json.loads((tmp_path / "run/metrics.json").read_text())
+    assert record["steps"] == 6
+    assert record["metrics"] == pytest.approx(whole["metrics"], rel=1e-6)
+
+
+def test_half_precision_ends_with_the_training(monkeypatch, tmp_path):
+    """Accelerate puts autocast around ``forward``; what is evaluated and saved is without it."""
+    seen = []
+
+    def look(model, *args, **kwargs):
+        query = model.encoder["layers"][0].attention.query
+        query.register_forward_hook(lambda m, i, o: seen.append(o.dtype))
+        model(torch.tensor([[5, 2]]), labels=torch.tensor([[5, 2]]))
+        return {"bleu": 0.0}, {}
+
+    monkeypatch.setattr(translation, "evaluate_translation", look)
+    run(tmp_path, "--bf16", True, "--from_step", 2, "--max_steps", 3)
+    assert seen == [torch.float32]
+
+
+def test_refusals(tmp_path):
+    with pytest.raises(ValueError, match="is no checkpoint; --start takes"):
+        run(tmp_path / "run", "--start", tmp_path)
+    with pytest.raises(ValueError, match="holds no translator"):
+        run(tmp_path / "run", "--post_training", True, "--start", tmp_path)
+
+
+@pytest.mark.slow
+def test_embedded_default_learns(tmp_path):
+    """The command of the first line, a minute and a half on one free core: BLEU near 100."""
+    command = [sys.executable, "-m", "tqlearn.recipes.fullyqt", "--output_dir", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    record = json.loads((tmp_path / "metrics.json").read_text())
+    assert record["metrics"]["bleu"] > 95 and record["ratio"]["nominal"] > 3.7
+
+
+def script():
+    spec = importlib.util.spec_from_file_location("fq", BENCHMARKS / "fullyqt_multi30k.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_arms_of_the_benchmark(monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    bench = script()
+    assert bench.SHARED + bench.WATCH < bench.STEPS
+    roles = {arm: bench.role(arm) for arm in bench.ARMS}
+    assert roles["float"] == "baseline" and roles["FullyQT 4"] == "student"
+    assert {arm for arm, role in roles.items() if role == "ablation"} == {
+        arm for arm in bench.ARMS if "control" in arm
+    }
+
+
+@pytest.mark.slow
+def test_benchmark(data_folder, tmp_path):
+    """Three arms, a few steps each, then the table from what they left."""
+    work, table = tmp_path / "work", tmp_path / "t.json"
+    command = [sys.executable, str(BENCHMARKS / "fullyqt_multi30k.py"), "--quick", "--work",
+               str(work), "--out", str(table), "--arms", "float", "FullyQT 4",
+               "post-training 8"]  # fmt: skip
+    done = subprocess.run([*command, "--train_only"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert not table.exists()
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.count("done before, kept") == 4
+    record = json.loads(table.read_text())
+    assert [row["role"] for row in record["rows"]] == ["baseline", "student", "student"]
+    assert "tok:13a" in record["sacrebleu"]["bleu"] and record["settings"]["shared_steps"] == 3
+    assert record["rows"][1]["ratio"]["nominal"] > 6
