@@ -118,6 +118,15 @@ def test_reading_joins_tags_to_spans():
     assert "student" in Reading(["a"], "b", ["O"], "student")._repr_html_()
 
 
+def test_what_was_not_measured_names_its_script_and_its_task(tmp_path):
+    for name, command in (
+        ("layers", "layers.py"), ("kdlsq_sst2", "kdlsq.py sst2"),
+        ("deep_compression_vit_cifar10", "deep_compression.py vit_cifar10"),
+        ("deep_compression_ablation", "deep_compression_ablation.py"),
+    ):  # fmt: skip
+        assert results.measured(name, tmp_path).command == f"python benchmarks/{command}"
+
+
 def test_results_come_from_the_file_alone(tmp_path):
     rows = [
         {"model": "teacher", "role": "baseline", "metrics": {"intent_accuracy": 98.66}},

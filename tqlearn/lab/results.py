@@ -62,7 +62,7 @@ class Measured:
 
 
 def measured(name: str, folder: Path = RESULTS) -> Measured:
-    """Return the results of ``benchmarks/<name>.py``; without a file, no rows and what to run.
+    """Return the results ``name``; without a file, no rows and what to run.
 
     Raises:
         ValueError: the file is not of the one shape that benchmarks write.
@@ -72,7 +72,7 @@ def measured(name: str, folder: Path = RESULTS) -> Measured:
     """
     path = Path(folder) / f"{name}.json"
     if not path.is_file():
-        return Measured(name, [], f"python benchmarks/{name}.py")
+        return Measured(name, [], f"python {_script(name)}")
     found = json.loads(path.read_text("utf-8"))
     if missing := {"name", "command", "seed", "date", "rows"} - found.keys():
         raise ValueError(f"{path} lacks {sorted(missing)}: it is no result of a benchmark script")
@@ -92,3 +92,13 @@ def _flat(row: dict) -> dict[str, str]:
     for name, value in row.get("ratio", {}).items():
         flat[SMALLER[name]] = f"{value:.1f}x"
     return flat
+
+
+def _script(name: str) -> str:
+    """Return what writes a result: "kdlsq_sst2" comes from "benchmarks/kdlsq.py sst2"."""
+    words = name.split("_")
+    for end in range(len(words), 0, -1):
+        script = "_".join(words[:end])
+        if (RESULTS.parent / f"{script}.py").is_file():
+            return " ".join([f"benchmarks/{script}.py", "_".join(words[end:])]).rstrip()
+    return f"benchmarks/{name}.py"

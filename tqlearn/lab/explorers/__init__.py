@@ -1,6 +1,7 @@
 """Explorers, one file per notebook: a pure function, a drawing of it, sliders over the drawing."""
 
 from .base import Explorer, choice, sweep
+from .block_pruning import block_pruning_explorer, draw_pruning, pruning_table, snapshot
 from .budget import budget, budget_explorer, draw_budget
 from .distillation import distillation_explorer, draw_distillation, endings, over_seeds, runs
 from .kdlsq_bert import bert_base_bytes, clip_table, draw_clip, kdlsq_bert_explorer, retained
@@ -48,6 +49,7 @@ __all__ = [
     "at",
     "bert_base_bytes",
     "best_within",
+    "block_pruning_explorer",
     "budget",
     "budget_explorer",
     "candidates",
@@ -61,6 +63,7 @@ __all__ = [
     "draw_clip",
     "draw_distillation",
     "draw_kronecker",
+    "draw_pruning",
     "draw_quantizer",
     "draw_settings",
     "draw_sparsity",
@@ -83,11 +86,13 @@ __all__ = [
     "low_rank_table",
     "over_seeds",
     "pair_costs",
+    "pruning_table",
     "quantizer_explorer",
     "quantizer_table",
     "retained",
     "runs",
     "setting_table",
+    "snapshot",
     "sparsity_costs",
     "sparsity_explorer",
     "sparsity_table",
