@@ -3,9 +3,11 @@
 A test that needs something outside the repository asks a fixture for it (``data_folder``,
 ``minilm``, ``chromium``) or calls ``require``. Without the thing the test is skipped and says why;
 with ``TQLEARN_REQUIRE=1`` (set in CI) it fails instead: a green run there has tried everything.
+``result`` skips everywhere: a number that nobody has measured yet is nothing a machine could lack.
 """
 
 import importlib.util
+import json
 import os
 import shutil
 from pathlib import Path
@@ -31,6 +33,14 @@ def require(condition: object, reason: str) -> None:
     if os.environ.get("TQLEARN_REQUIRE") == "1":
         pytest.fail(f"TQLEARN_REQUIRE=1 is set, but {reason}", pytrace=False)
     pytest.skip(reason)
+
+
+def result(name: str) -> dict:
+    """Return what a benchmark wrote; skip the test while nobody has measured it."""
+    file = Path(__file__).parents[1] / "benchmarks" / "results" / f"{name}.json"
+    if not file.exists():
+        pytest.skip(f"{file.name} is not measured yet")
+    return json.loads(file.read_text())
 
 
 @pytest.fixture(autouse=True)

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import require
+from conftest import result
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
@@ -45,16 +45,10 @@ def test_the_methods_side_by_side(tmp_path):
         assert chance[kind] == magnitude[kind]
 
 
-def result(name):
-    file = BENCHMARKS / "results" / f"{name}.json"
-    require(file.exists(), f"{file.name} is not there yet: run benchmarks/block_pruning*.py")
-    return json.loads(file.read_text())["rows"]
-
-
 @pytest.mark.parametrize("task", ["sst2", "atis", "squad"])
 def test_one_model_is_fast_and_good(task):
     """The issue's target: 2.4 times faster end to end at one point of loss or less."""
-    students = [row for row in result(f"block_pruning_{task}") if row["role"] == "student"]
+    students = [row for row in result(f"block_pruning_{task}")["rows"] if row["role"] == "student"]
     assert len({row["metrics"]["lambda"] for row in students}) >= 4
     near = [row["speed"]["speedup"] for row in students if row["metrics"]["loss"] <= 1.0]
     assert near and max(near) >= 2.4
@@ -70,7 +64,7 @@ def test_one_model_is_fast_and_good(task):
 
 def test_learned_blocks_beat_chance_and_magnitude():
     """Equal density, three seeds each: movement is ahead at every lambda."""
-    rows = {row["model"]: row["metrics"] for row in result("block_pruning_flights")}
+    rows = {row["model"]: row["metrics"] for row in result("block_pruning_flights")["rows"]}
     factors = [name.split()[-1] for name in rows if name.startswith("movement")]
     assert len(factors) >= 4
     for factor in factors:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import require
+from conftest import result
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 CONTESTANTS = ["dense", "masked", "compacted", "compacted half", "tensor trains", "Kronecker",
@@ -79,11 +79,7 @@ def test_the_script(tmp_path):
 
 def test_results_reach_the_bars():
     """All sizes were measured in one run; the bars hold at 128 tokens and more, batch 1 and 8."""
-    file = BENCHMARKS / "results" / "latency.json"
-    require(
-        file.exists(), "benchmarks/results/latency.json is not there: run benchmarks/latency.py"
-    )
-    record = json.loads(file.read_text())
+    record = result("latency")
     assert not record["quick"] and record["repeats"] >= 5
     sizes = {}
     for row in record["rows"]:
