@@ -23,9 +23,9 @@ from pathlib import Path
 
 import latency
 import torch
-from common import parser, write
-from kdlsq import TEACHERS, evaluated, score
-from runs import row, run_recipe
+from common import write
+from kdlsq import TEACHERS, evaluated
+from runs import row, run_recipe, score, settle, task_parser, tuned_teacher
 from torch.utils.data import DataLoader
 from transformers import DataCollatorWithPadding
 
@@ -130,22 +130,12 @@ def rows_of(arm: str, record: dict, base: dict, speed: dict[str, dict]) -> list[
 
 def main() -> None:
     """Run the teacher and every lambda, then write the table."""
-    options = parser("block_pruning", __doc__)
-    options.add_argument("task", choices=TASKS)
-    options.add_argument("--work", type=Path)
+    options = task_parser("block_pruning", __doc__, TASKS)
     options.add_argument("--teacher", type=Path, help="a folder that the finetune recipe wrote")
     options.add_argument("--arms", nargs="+", type=float, help="lambdas; default: four of the task")
-    options.add_argument("--train_only", action="store_true", help="write no table")
     args = options.parse_args()
-    name = f"block_pruning_{args.task}"
-    args.work = args.work or Path("runs") / name
-    if args.out.stem == "block_pruning":
-        args.out = args.out.with_stem(name)
-    folder, note, found = args.teacher or args.work / "teacher", "", None
-    if not args.teacher:
-        steps = {"max_steps": 4} if args.quick else {}
-        record = run_recipe("finetune", folder, **(TEACHERS[args.task] | steps), seed=args.seed)
-        note, found = record["command"], record["metrics"]
+    name = settle("block_pruning", args)
+    folder, note, found = tuned_teacher(args, TEACHERS[args.task])
     arms = [f"{arm:g}" for arm in args.arms or LAMBDAS[args.task]]
     records = {arm: student(arm, folder, args) for arm in arms}
     if args.train_only:

@@ -24,11 +24,10 @@ can share the work.
 """
 
 import re
-from pathlib import Path
 from statistics import mean
 
-from common import parser, write
-from runs import row, run_recipe
+from common import write
+from runs import row, run_recipe, score, settle, task_parser
 
 SHARED = {
     "source": "local",
@@ -98,13 +97,6 @@ def averaged(records: list[dict]) -> dict:
     return found
 
 
-def score(metrics: dict) -> float:
-    """Return the accuracy, or the mean of intent accuracy and slot F1."""
-    if "accuracy" in metrics:
-        return metrics["accuracy"]
-    return (metrics["intent_accuracy"] + metrics["slot_f1"]) / 2
-
-
 def rows_of(records: dict[str, list[dict]]) -> list[dict]:
     """Return one row per arm; the first, FP32, is what the others are measured by."""
     found, base = [], score(averaged(records["FP32"]))
@@ -122,19 +114,13 @@ def rows_of(records: dict[str, list[dict]]) -> list[dict]:
 
 def main() -> None:
     """Run every arm with every seed, then write the table."""
-    options = parser("deep_compression", __doc__)
-    options.add_argument("task", choices=TASKS)
-    options.add_argument("--work", type=Path)
+    options = task_parser("deep_compression", __doc__, TASKS)
     options.add_argument("--arms", nargs="+", default=[*ARMS][:2], help=f"out of {[*ARMS]}")
     options.add_argument("--seeds", nargs="+", type=int, help="else --seed, from scratch 3 of them")
-    options.add_argument("--train_only", action="store_true", help="write no table")
     args = options.parse_args()
     if unknown := [arm for arm in args.arms if arm not in ARMS]:
         raise ValueError(f"arms are {[*ARMS]}, got {unknown[0]!r}")
-    name = f"deep_compression_{args.task}"
-    args.work = args.work or Path("runs") / name
-    if args.out.stem == "deep_compression":
-        args.out = args.out.with_stem(name)
+    name = settle("deep_compression", args)
     several = args.task in STARTS and not args.quick
     seeds = args.seeds or range(args.seed, args.seed + (3 if several else 1))
     records = {arm: [trained(arm, args, seed) for seed in seeds] for arm in args.arms}

@@ -24,9 +24,9 @@ from statistics import mean
 
 import torch
 from common import parser, write
-from deep_compression import averaged, score
+from deep_compression import averaged
 from embedded_teacher import POSITIONS, augment, wordpieces
-from runs import row, run_recipe
+from runs import row, run_recipe, score
 from transformers import BertConfig, BertModel, Trainer, TrainingArguments, set_seed
 from zero_grid import deployed
 

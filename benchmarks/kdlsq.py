@@ -26,8 +26,8 @@ can share the work.
 
 from pathlib import Path
 
-from common import parser, write
-from runs import row, run_recipe
+from common import write
+from runs import row, run_recipe, score, settle, task_parser, tuned_teacher
 
 from tqlearn import data, teachers
 from tqlearn.hf.tasks import prepare
@@ -136,14 +136,6 @@ def evaluated(folder: Path, task: str) -> dict:
     return job.evaluate(model, tokenizer, dd[job.split])
 
 
-def score(metrics: dict) -> float:
-    """Return what the recipes choose the best epoch by."""
-    for name in ("accuracy", "f1"):
-        if name in metrics:
-            return metrics[name]
-    return (metrics["intent_accuracy"] + metrics["slot_f1"]) / 2
-
-
 def steps_to_loss(history: list, loss: float, window: int = 2) -> int | None:
     """Return the first logged step from which ``window`` losses in a row average at or below it."""
     for i in range(window - 1, len(history)):
@@ -172,23 +164,12 @@ def start_rows(records: dict) -> list[dict]:
 
 def main() -> None:
     """Run the teacher and every arm, then write the table."""
-    options = parser("kdlsq", __doc__)
-    options.add_argument("task", choices=TEACHERS)
-    options.add_argument("--work", type=Path)
+    options = task_parser("kdlsq", __doc__, TEACHERS)
     options.add_argument("--teacher", type=Path, help="a folder that the finetune recipe wrote")
     options.add_argument("--arms", nargs="+", help='such as "4-4-8" or "2-2-8, no ground truth"')
-    options.add_argument("--train_only", action="store_true", help="write no table")
     args = options.parse_args()
-    name = f"kdlsq_{args.task}"
-    args.work = args.work or Path("runs") / name
-    if args.out.stem == "kdlsq":
-        args.out = args.out.with_stem(name)
-    folder, note, found = args.teacher or args.work / "teacher", "", None
-    if not args.teacher:
-        steps = {"max_steps": 4} if args.quick else {}
-        wanted = TEACHERS[args.task] | steps
-        record = run_recipe("finetune", folder, **wanted, seed=args.seed)
-        note, found = record["command"], record["metrics"]
+    name = settle("kdlsq", args)
+    folder, note, found = tuned_teacher(args, TEACHERS[args.task])
     arms = args.arms or ARMS[args.task]
     if unknown := [arm for arm in arms if arm not in ARMS[args.task]]:
         raise ValueError(f"{args.task} has arms {[*ARMS[args.task]]}, got {unknown[0]!r}")

@@ -6,7 +6,46 @@ import os
 import re
 import subprocess
 import sys
+from argparse import ArgumentParser, Namespace
+from collections.abc import Iterable
 from pathlib import Path
+
+from common import parser
+
+
+def task_parser(name: str, doc: str, tasks: Iterable[str]) -> ArgumentParser:
+    """Return ``common.parser`` with task, --work and --train_only; ``settle`` reads them."""
+    options = parser(name, doc)
+    options.add_argument("task", choices=tasks)
+    options.add_argument("--work", type=Path)
+    options.add_argument("--train_only", action="store_true", help="write no table")
+    return options
+
+
+def settle(name: str, args: Namespace) -> str:
+    """Fill in the folder and the file that a task decides; return the result's name."""
+    whole = f"{name}_{args.task}"
+    args.work = args.work or Path("runs") / whole
+    if args.out.stem == name:
+        args.out = args.out.with_stem(whole)
+    return whole
+
+
+def tuned_teacher(args: Namespace, options: dict) -> tuple[Path, str, dict | None]:
+    """Fine-tune the teacher, unless --teacher names one; return its folder, command and metrics."""
+    if args.teacher:
+        return args.teacher, "", None
+    steps = {"max_steps": 4} if args.quick else {}
+    record = run_recipe("finetune", args.work / "teacher", **(options | steps), seed=args.seed)
+    return args.work / "teacher", record["command"], record["metrics"]
+
+
+def score(metrics: dict) -> float:
+    """Return what the recipes choose the best epoch by."""
+    for name in ("accuracy", "f1"):
+        if name in metrics:
+            return metrics[name]
+    return (metrics["intent_accuracy"] + metrics["slot_f1"]) / 2
 
 
 def run_recipe(recipe: str, folder: Path, here: bool = False, **options: object) -> dict:

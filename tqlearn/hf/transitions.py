@@ -1,5 +1,7 @@
 """LayerNorm to NoNorm and GELU to ReLU, step by step while a Trainer runs."""
 
+from abc import ABC, abstractmethod
+
 from torch import nn
 from transformers import TrainerCallback
 
@@ -8,7 +10,7 @@ from ..layout import attach_layout
 from ..transitions import FadingNorm, FadingReLU
 
 
-class Transition(TrainerCallback):
+class Transition(TrainerCallback, ABC):
     """Base of both: modules of a model that fade over ``steps`` steps and are replaced at the end.
 
     Make it before the trainer: it changes ``model`` in place, with the parameters it has. Training
@@ -25,13 +27,13 @@ class Transition(TrainerCallback):
         self.names = self.begin()
         attach_layout(model)
 
+    @abstractmethod
     def begin(self) -> list[str]:
         """Put the fading modules in; return their names."""
-        raise NotImplementedError
 
+    @abstractmethod
     def finish(self, module: nn.Module) -> nn.Module:
         """Return what a faded module becomes."""
-        raise NotImplementedError
 
     def on_train_begin(self, args, state, control, **kwargs):
         """Refuse a training that is over before the transition is."""
