@@ -64,7 +64,7 @@ lab: $(STAMP)
 	  `test "$$(id -u)" != 0 || echo --allow-root` $(LAB)
 
 test: test-unit test-notebooks test-browser
-test-unit test-notebooks: export OMP_NUM_THREADS = 1
+test-unit test-notebooks test-browser: export OMP_NUM_THREADS = 1
 
 test-unit: $(STAMP)
 	@$(BIN)/python -m pytest -q -rs -n 2 --dist loadscope -m "not gpu and not browser"
@@ -74,7 +74,7 @@ test-notebooks: $(STAMP)
 	  --nbval-sanitize-with tests/nbval_sanitize.cfg --nbval-cell-timeout 300 notebooks
 
 test-browser: $(STAMP)
-	@$(BIN)/python -m pytest -q -rs -m browser tests
+	@$(BIN)/python -m pytest -q -rs -n 2 -m browser tests/test_browser.py
 
 notebooks: $(STAMP)
 	@$(BIN)/python -m tqlearn.lab.build
@@ -95,7 +95,7 @@ recipes: $(STAMP)
 bench: $(STAMP)
 	@set -e; for script in benchmarks/*.py; do \
 	  case $$script in \
-	    */common.py|*/runs.py|*/readme_tables.py) continue;; \
+	    */common.py|*/runs.py|*/readme_*.py) continue;; \
 	    */kdlsq.py|*/block_pruning.py) tasks="sst2 atis squad";; \
 	    */deep_compression.py) tasks="bert_sst2 bert_atis vit_cifar10 wav2vec2_fsdd";; \
 	    *) tasks=none;; esac; \

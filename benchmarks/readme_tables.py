@@ -1,14 +1,18 @@
-"""Write the tables between the two markers of README.md from benchmarks/results/*.json.
+"""Write README.md's two tables, of recipes and of results, from benchmarks/results/*.json.
 
-``--check`` changes nothing and fails when README.md says something else than the results.
+Each stands between two markers. ``--check`` changes nothing and fails when README.md says something
+else than the results.
 """
 
 import json
 import sys
 from pathlib import Path
 
+import readme_recipes
+
 ROOT = Path(__file__).parents[1]
 BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
+FIRST, LAST = "<!-- recipes: begin -->", "<!-- recipes: end -->"
 SHOWN = (
     "qtc_atis",
     "qtc_atis_scratch",
@@ -55,28 +59,39 @@ def table(result: dict, path: Path) -> str:
     return head + "".join(f"| {' | '.join(line)} |\n" for line in lines) + foot
 
 
-def readme(text: str, results: Path) -> str:
-    """``text`` with everything between the markers written anew.
+def between(text: str, begin: str, end: str, new: str) -> str:
+    """``text`` with everything between two markers replaced.
 
     Raises:
         ValueError: a marker is missing, so there is no place to write to.
     """
-    if text.count(BEGIN) != 1 or text.count(END) != 1:
-        raise ValueError(f"README.md must hold {BEGIN} and {END} once each")
-    before, rest = text.split(BEGIN)
-    after = rest.split(END)[1]
+    if text.count(begin) != 1 or text.count(end) != 1:
+        raise ValueError(f"README.md must hold {begin} and {end} once each")
+    before, rest = text.split(begin)
+    return before + begin + "\n" + new + end + rest.split(end)[1]
+
+
+def readme(text: str, results: Path) -> str:
+    """``text`` with the results' tables written anew."""
     found = {p.stem: p for p in sorted(results.glob("*.json"))}
     shown = [found[name] for name in SHOWN if name in found]
     tables = [table(json.loads(p.read_text()), p) for p in shown]
     if rest := [p for p in found.values() if p not in shown]:
         links = ", ".join(f"[{p.stem}](benchmarks/results/{p.name})" for p in rest)
         tables.append(f"More: {links}.\n")
-    return before + BEGIN + "\n" + ("\n".join(tables) or NOTHING) + END + after
+    return between(text, BEGIN, END, "\n".join(tables) or NOTHING)
+
+
+def whole(text: str) -> str:
+    """``text`` with both tables of this repository."""
+    results = ROOT / "benchmarks" / "results"
+    recipes = readme_recipes.table(results, ROOT / "notebooks")
+    return between(readme(text, results), FIRST, LAST, recipes)
 
 
 if __name__ == "__main__":
     path = ROOT / "README.md"
-    old, new = path.read_text(), readme(path.read_text(), ROOT / "benchmarks" / "results")
+    old, new = path.read_text(), whole(path.read_text())
     if "--check" not in sys.argv:
         path.write_text(new)
     elif old != new:

@@ -1,6 +1,7 @@
 """What holds for every recipe: its help, its place in the README, and `make recipes`."""
 
 import importlib
+import json
 import re
 from pathlib import Path
 
@@ -33,7 +34,10 @@ def test_the_readme_leads_to_it_its_paper_and_its_spec_sheet(name):
         rf"^\| .*`python -m tqlearn\.recipes\.{name}` \|.*$",
         (ROOT / "README.md").read_text(), re.MULTILINE,
     )  # fmt: skip
-    assert re.match(r"\| .*\(.* et al\..*\d{4}", row), row
+    assert re.match(r"\| .*\(.* et al\..*\d{4}.*\]\(https://", row), row
+    assert re.search(r"\| (\[\d\d\]\(notebooks/\d\d_\w+\.ipynb\)|to come) \|", row), row
+    for file in re.findall(r"\((benchmarks/results/\w+\.json|notebooks/\w+\.ipynb)\)", row):
+        assert (ROOT / file).exists(), file
     assert f"(tqlearn/recipes/{name}.md)" in (ROOT / "README.md").read_text()
 
 
@@ -42,3 +46,33 @@ def test_make_recipes_runs_them_all():
     (line,) = re.findall(r"^RECIPES = (.*)$", makefile, re.MULTILINE)
     assert sorted(line.split()) == RECIPES
     assert re.search(r"^recipes: .*\n\t@set -e; for name in \$\(RECIPES\);", makefile, re.MULTILINE)
+
+
+ROWS = [
+    {"model": "before", "role": "baseline", "metrics": {"accuracy": 90.0, "loss": 0.0}},
+    *(
+        {"model": name, "role": "student", "metrics": {"accuracy": 90 - loss, "loss": loss},
+         "speed": {"speedup": speedup}, "ratio": {"file": 2.0}}
+        for name, loss, speedup in [("a", 0.4, 1.5), ("b", 1.0, 2.5), ("c", 3.0, 4.0)]
+    ),
+]  # fmt: skip
+
+
+def test_what_was_reached_is_read_from_the_results(monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    page = importlib.import_module("readme_recipes")
+    assert {recipe.module for recipe in page.RECIPES} == set(RECIPES)
+    shown = (("task_one", "One", ()), ("task_two", "Two", ("c", "a")), ("task_three", "Three", ()))
+    recipe = page.Recipe("qtc", "A paper", "09_compressed_bert", shown)
+    for name in ("task_one", "task_two"):
+        (tmp_path / f"{name}.json").write_text(json.dumps({"rows": ROWS}))
+    one, two, three = page.reached(recipe, tmp_path).split("<br>")
+    assert one == (
+        "[One](benchmarks/results/task_one.json): "
+        "*b* 89.00 (90.00), file 2.0x smaller, 2.50x faster"
+    ), "the fastest that loses at most a point"
+    assert re.findall(r"\*(\w)\*", two) == ["c", "a"]
+    assert three == "not measured yet: Three"
+    assert [row["model"] for row in page.chosen([ROWS[0], ROWS[3]], ())] == ["c"], "the best missed"
+    with pytest.raises(ValueError, match="no row"):
+        page.chosen(ROWS, ("d",))
