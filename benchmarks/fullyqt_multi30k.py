@@ -6,7 +6,7 @@ A Transformer of 3 + 3 layers, width 192, 512 nodes, 4 heads, 4000 BPE pieces fo
 3.3 million parameters. "shared" trains the first 70 % of the steps in floats (bfloat16, for speed);
 every trained arm goes on from its checkpoint to the same last step, with the same data, seed and
 learning rates, in float32: "float" as it is, the others with all quantizers rounding from 50
-steps on, in which their ranges watch.
+steps on, in which their ranges watch; "late" ones train in floats till 90 % of the steps.
 
 "post-training" rounds the float arm's result, with ranges averaged over 40 training batches.
 "control" has one range for each tensor, none fixed at zero, and counts padding. Test set:
@@ -22,7 +22,7 @@ from pathlib import Path
 from common import parser, write
 from runs import row, run_recipe
 
-STEPS, SHARED, WATCH = 3000, 2100, 50
+STEPS, SHARED, WATCH, LATE = 3000, 2100, 50, 2700
 TRAINING = {
     "data": "multi30k",
     "source": "local",
@@ -49,6 +49,8 @@ TRAINED = {
     "FullyQT 6": {"bits": 6},
     "FullyQT 4": {"bits": 4},
     "control 8": {"bits": 8} | CONTROL,
+    "FullyQT 6, late": {"bits": 6},
+    "FullyQT 4, late": {"bits": 4},
 }
 ROUNDED = {
     "post-training 8": {"bits": 8},
@@ -82,9 +84,10 @@ def shared(args) -> Path:
 def trained(arm: str, args) -> dict:
     """Train one arm from the shared checkpoint on and return its record."""
     options, step = settings(args)
-    watch = 1 if args.quick else WATCH
-    folder = args.work / "_".join(arm.split())
-    start = {"start": shared(args), "from_step": step + watch, "watch": watch}
+    watch, late = (1, 5) if args.quick else (WATCH, LATE)
+    folder = args.work / "_".join(arm.replace(",", "").split())
+    begin = late if arm.endswith("late") else step + watch
+    start = {"start": shared(args), "from_step": begin, "watch": watch}
     return run_recipe("fullyqt", folder, **options | ARMS[arm] | start)
 
 
@@ -129,7 +132,10 @@ def note(arm: str) -> str:
     """Say what is special about an arm."""
     if "control" in arm:
         return "one range per tensor, no zero fixed, padding counted"
-    return "" if arm == "float" else "ranges per output row and per feature"
+    if arm == "float":
+        return ""
+    late = f"; rounds from step {LATE} on" if arm.endswith("late") else ""
+    return f"ranges per output row and per feature{late}"
 
 
 if __name__ == "__main__":

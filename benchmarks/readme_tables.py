@@ -20,6 +20,7 @@ SHOWN = (
     "kdlsq_sst2",
     "kdlsq_atis",
     "kdlsq_squad",
+    "fullyqt_multi30k",
     "decompose",
     "embedded_student",
 )  # rest: linked

@@ -166,6 +166,8 @@ def explorer(page):
     found = page.locator(".jp-OutputArea:has(.jupyter-widgets .noUi-handle)")
     found.scroll_into_view_if_needed()
     found.locator(".js-plotly-plot .main-svg").first.wait_for()
+    titled = "area => area.querySelector('.js-plotly-plot').layout?.title?.text"
+    page.wait_for_function(titled, arg=found.element_handle())  # an empty plot is drawn first
     return found
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import result
 from safetensors.torch import load_file
 
 import tqlearn as tq
@@ -145,7 +146,7 @@ def script():
 def test_arms_of_the_benchmark(monkeypatch):
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     bench = script()
-    assert bench.SHARED + bench.WATCH < bench.STEPS
+    assert bench.SHARED + bench.WATCH < bench.LATE < bench.STEPS
     roles = {arm: bench.role(arm) for arm in bench.ARMS}
     assert roles["float"] == "baseline" and roles["FullyQT 4"] == "student"
     assert {arm for arm, role in roles.items() if role == "ablation"} == {
@@ -158,7 +159,7 @@ def test_benchmark(data_folder, tmp_path):
     """Three arms, a few steps each, then the table from what they left."""
     work, table = tmp_path / "work", tmp_path / "t.json"
     command = [sys.executable, str(BENCHMARKS / "fullyqt_multi30k.py"), "--quick", "--work",
-               str(work), "--out", str(table), "--arms", "float", "FullyQT 4",
+               str(work), "--out", str(table), "--arms", "float", "FullyQT 4, late",
                "post-training 8"]  # fmt: skip
     done = subprocess.run([*command, "--train_only"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
@@ -170,3 +171,15 @@ def test_benchmark(data_folder, tmp_path):
     assert [row["role"] for row in record["rows"]] == ["baseline", "student", "student"]
     assert "tok:13a" in record["sacrebleu"]["bleu"] and record["settings"]["shared_steps"] == 3
     assert record["rows"][1]["ratio"]["nominal"] > 6
+
+
+def test_what_multi30k_showed():
+    """8 bits cost at most 0.3 BLEU; fewer bits more; ranges decide where bits are scarce."""
+    record = result("fullyqt_multi30k")
+    bleu = {row["model"]: row["metrics"]["bleu"] for row in record["rows"]}
+    assert bleu["float"] > 25 and "version:" in record["sacrebleu"]["bleu"]
+    for arm in ("FullyQT 8", "post-training 8", "control 8"):
+        assert bleu[arm] > bleu["float"] - 0.3, arm
+    assert bleu["FullyQT 8"] > bleu["FullyQT 6"] > bleu["FullyQT 4"] + 1
+    assert bleu["post-training 6"] > bleu["post-training control 6"] + 0.5
+    assert bleu["post-training 4"] > bleu["post-training control 4"] + 20

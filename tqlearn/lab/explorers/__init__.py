@@ -3,7 +3,9 @@
 from .base import Explorer, choice, sweep
 from .block_pruning import block_pruning_explorer, draw_pruning, pruning_table, snapshot
 from .budget import budget, budget_explorer, draw_budget
+from .deep_compression import deep_compression_explorer, draw_plan, plan_table
 from .distillation import distillation_explorer, draw_distillation, endings, over_seeds, runs
+from .fully_quantized import draw_kinds, fully_quantized_explorer, kind_table
 from .kdlsq_bert import bert_base_bytes, clip_table, draw_clip, kdlsq_bert_explorer, retained
 from .kronecker import (
     at,
@@ -57,12 +59,15 @@ __all__ = [
     "clip_table",
     "compare",
     "compressed_bert_explorer",
+    "deep_compression_explorer",
     "digit_modes",
     "distillation_explorer",
     "draw_budget",
     "draw_clip",
     "draw_distillation",
+    "draw_kinds",
     "draw_kronecker",
+    "draw_plan",
     "draw_pruning",
     "draw_quantizer",
     "draw_settings",
@@ -75,9 +80,11 @@ __all__ = [
     "dropped_squares",
     "endings",
     "error_parts",
+    "fully_quantized_explorer",
     "grid_parts",
     "join",
     "kdlsq_bert_explorer",
+    "kind_table",
     "kronecker_bert_explorer",
     "kronecker_explorer",
     "kronecker_table",
@@ -86,6 +93,7 @@ __all__ = [
     "low_rank_table",
     "over_seeds",
     "pair_costs",
+    "plan_table",
     "pruning_table",
     "quantizer_explorer",
     "quantizer_table",
