@@ -167,7 +167,7 @@ def explorer(page):
     found.scroll_into_view_if_needed()
     found.locator(".js-plotly-plot .main-svg").first.wait_for()
     titled = "area => area.querySelector('.js-plotly-plot').layout?.title?.text"
-    page.wait_for_function(titled, arg=found.element_handle())  # an empty plot is drawn first
+    page.wait_for_function(titled, arg=found.element_handle())  # late on a busy machine
     return found
 
 
