@@ -33,7 +33,7 @@ SEEDS = re.compile(r"seeds: ([\d., ]+)")
 def learning_rate(progress: float, phases: int, warmup: float = WARMUP) -> float:
     """Return the rate, in parts of its highest, of phases that each warm up and fall to zero.
 
-    >>> [round(learning_rate(t, phases=2), 3) for t in (0, 0.05, 0.275, 0.5, 0.55, 1.0)]
+    >>> [round(learning_rate(t, phases=2), 3) for t in (0.0, 0.05, 0.275, 0.5, 0.55, 1.0)]
     [0.0, 1.0, 0.5, 0.0, 1.0, 0.0]
     """
     t = progress * phases
