@@ -22,7 +22,7 @@ from pathlib import Path
 from common import parser, write
 from runs import row, run_recipe
 
-STEPS, SHARED, WATCH, LATE = 3000, 2100, 50, 2700
+STEPS, SHARED, WATCH, LATE = 3000, 2100, 50, 0.9  # LATE: a share
 TRAINING = {
     "data": "multi30k",
     "source": "local",
@@ -49,8 +49,8 @@ TRAINED = {
     "FullyQT 6": {"bits": 6},
     "FullyQT 4": {"bits": 4},
     "control 8": {"bits": 8} | CONTROL,
-    "FullyQT 6, late": {"bits": 6},
-    "FullyQT 4, late": {"bits": 4},
+    "FullyQT 6, late": {"bits": 6, "from_step": LATE},
+    "FullyQT 4, late": {"bits": 4, "from_step": LATE},
 }
 ROUNDED = {
     "post-training 8": {"bits": 8},
@@ -84,11 +84,10 @@ def shared(args) -> Path:
 def trained(arm: str, args) -> dict:
     """Train one arm from the shared checkpoint on and return its record."""
     options, step = settings(args)
-    watch, late = (1, 5) if args.quick else (WATCH, LATE)
+    watch = 1 if args.quick else WATCH
     folder = args.work / "_".join(arm.replace(",", "").split())
-    begin = late if arm.endswith("late") else step + watch
-    start = {"start": shared(args), "from_step": begin, "watch": watch}
-    return run_recipe("fullyqt", folder, **options | ARMS[arm] | start)
+    start = {"start": shared(args), "from_step": step + watch, "watch": watch}
+    return run_recipe("fullyqt", folder, **options | start | ARMS[arm])
 
 
 def rounded(arm: str, args) -> dict:
@@ -134,7 +133,7 @@ def note(arm: str) -> str:
         return "one range per tensor, no zero fixed, padding counted"
     if arm == "float":
         return ""
-    late = f"; rounds from step {LATE} on" if arm.endswith("late") else ""
+    late = f"; rounds from {LATE:.0%} of the steps on" if "from_step" in ARMS[arm] else ""
     return f"ranges per output row and per feature{late}"
 
 

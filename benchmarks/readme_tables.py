@@ -86,8 +86,7 @@ def readme(text: str, results: Path) -> str:
 def whole(text: str) -> str:
     """``text`` with both tables of this repository."""
     results = ROOT / "benchmarks" / "results"
-    recipes = readme_recipes.table(results, ROOT / "notebooks")
-    return between(readme(text, results), FIRST, LAST, recipes)
+    return between(readme(text, results), FIRST, LAST, readme_recipes.table(results))
 
 
 if __name__ == "__main__":

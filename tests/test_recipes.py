@@ -35,7 +35,7 @@ def test_the_readme_leads_to_it_its_paper_and_its_spec_sheet(name):
         (ROOT / "README.md").read_text(), re.MULTILINE,
     )  # fmt: skip
     assert re.match(r"\| .*\(.* et al\..*\d{4}.*\]\(https://", row), row
-    assert re.search(r"\| (\[\d\d\]\(notebooks/\d\d_\w+\.ipynb\)|to come) \|", row), row
+    assert re.search(r"\| \[\d\d\]\(notebooks/\d\d_\w+\.ipynb\) \|", row), row
     for file in re.findall(r"\((benchmarks/results/\w+\.json|notebooks/\w+\.ipynb)\)", row):
         assert (ROOT / file).exists(), file
     assert f"(tqlearn/recipes/{name}.md)" in (ROOT / "README.md").read_text()
