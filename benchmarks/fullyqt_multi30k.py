@@ -8,9 +8,13 @@ every trained arm goes on from its checkpoint to the same last step, with the sa
 learning rates, in float32: "float" as it is, the others with all quantizers rounding from 50
 steps on, in which their ranges watch; "late" ones train in floats till 90 % of the steps.
 
-"post-training" rounds the float arm's result, with ranges averaged over 40 training batches.
+"post-training" rounds the float arm's result, with ranges averaged over 40 training batches;
+"ranges anew" does the same to what a trained arm has learned: its own ranges watched with dropout.
 "control" has one range for each tensor, none fixed at zero, and counts padding. Test set:
 test_2016_flickr, beam 4, length penalty 0.6, no checkpoint averaging.
+
+"paired_bootstrap" in the result says what a difference in BLEU is worth: 1,000 resamples of the
+test sentences, and how often one as large would come up between equal models (sacrebleu's p).
 
 Hours on one core; a killed run goes on when the command is given again, and finished parts are
 kept. ``--arms`` takes some of them (the float arm is trained where post-training needs it); with
@@ -21,6 +25,11 @@ from pathlib import Path
 
 from common import parser, write
 from runs import row, run_recipe
+from sacrebleu.metrics import BLEU
+from sacrebleu.significance import PairedTest
+
+from tqlearn import data
+from tqlearn.hf.translation import load_translator, translate
 
 STEPS, SHARED, WATCH, LATE = 3000, 2100, 50, 0.9  # LATE: a share
 TRAINING = {
@@ -51,6 +60,7 @@ TRAINED = {
     "control 8": {"bits": 8} | CONTROL,
     "FullyQT 6, late": {"bits": 6, "from_step": LATE},
     "FullyQT 4, late": {"bits": 4, "from_step": LATE},
+    "control 6, late": {"bits": 6, "from_step": LATE} | CONTROL,
 }
 ROUNDED = {
     "post-training 8": {"bits": 8},
@@ -60,7 +70,18 @@ ROUNDED = {
     "post-training control 6": {"bits": 6} | CONTROL,
     "post-training control 4": {"bits": 4} | CONTROL,
 }
-ARMS = TRAINED | ROUNDED
+RANGED = {
+    "FullyQT 6, late, ranges anew": {"bits": 6},
+    "FullyQT 4, late, ranges anew": {"bits": 4},
+    "control 6, late, ranges anew": {"bits": 6} | CONTROL,
+}
+ANEW = ", ranges anew"
+ARMS = TRAINED | ROUNDED | RANGED
+PAIRS = {
+    "post-training 6": ("FullyQT 6", "FullyQT 6, late", "FullyQT 6, late, ranges anew"),
+    "post-training 4": ("FullyQT 4", "FullyQT 4, late", "FullyQT 4, late, ranges anew"),
+    "post-training control 6": ("control 6, late", "control 6, late, ranges anew"),
+}
 QUICK = {"max_steps": 6, "width": 32, "ffn": 32, "layers": 1, "beams": 1, "warmup_steps": 1,
          "per_device_train_batch_size": 8, "vocabulary": 300}  # fmt: skip
 
@@ -81,22 +102,62 @@ def shared(args) -> Path:
     return checkpoint
 
 
+def place(arm: str, args) -> Path:
+    """Return an arm's folder."""
+    return args.work / "_".join(arm.replace(",", "").split())
+
+
 def trained(arm: str, args) -> dict:
     """Train one arm from the shared checkpoint on and return its record."""
     options, step = settings(args)
     watch = 1 if args.quick else WATCH
-    folder = args.work / "_".join(arm.replace(",", "").split())
     start = {"start": shared(args), "from_step": step + watch, "watch": watch}
-    return run_recipe("fullyqt", folder, **options | start | ARMS[arm])
+    return run_recipe("fullyqt", place(arm, args), **options | start | ARMS[arm])
 
 
 def rounded(arm: str, args) -> dict:
-    """Round the float arm's model and return its record."""
-    trained("float", args)
+    """Round the weights of a trained arm, the float one mostly, and return the record."""
+    source = arm.removesuffix(ANEW) if arm in RANGED else "float"
+    trained(source, args)
     options = {key: TRAINING[key] for key in ("data", "source", "use_cpu")}
     options |= {"seed": args.seed} | ({"beams": 1} if args.quick else {})
-    start = {"post_training": True, "start": args.work / "float"}
-    return run_recipe("fullyqt", args.work / "_".join(arm.split()), **options | ARMS[arm] | start)
+    start = {"post_training": True, "start": place(source, args)}
+    return run_recipe("fullyqt", place(arm, args), **options | ARMS[arm] | start)
+
+
+def translations(arm: str, split, args) -> list[str]:
+    """Return an arm's translations of a split, by the model in its folder; keep them there."""
+    file = place(arm, args) / "translations.txt"
+    if not file.exists():
+        model, tokenizer = load_translator(file.parent)
+        found = translate(model, tokenizer, split["source"], beams=1 if args.quick else 4)
+        file.write_text("".join(f"{' '.join(sentence.split())}\n" for sentence in found))
+    return file.read_text().split("\n")[:-1]
+
+
+def paired(records: dict, args) -> list[dict]:
+    """Test the pairs of arms that are there; return a line per pair.
+
+    Raises:
+        RuntimeError: a folder's model does not translate with the BLEU of its record.
+    """
+    pairs = {old: [new for new in news if new in records] for old, news in PAIRS.items()}
+    pairs = {old: news for old, news in pairs.items() if old in records and news}
+    split, lines = data.load("multi30k", "local")["test"], []
+    references = [list(split["target"])]
+    for old, news in pairs.items():
+        systems = [(arm, translations(arm, split, args)) for arm in (old, *news)]
+        metric = {"BLEU": BLEU(references=references)}
+        test = PairedTest(systems, metric, references=None, test_type="bs")
+        scores = test()[1]
+        for (arm, _), found in zip(systems, scores["BLEU"], strict=True):
+            if abs(found.score - records[arm]["metrics"]["bleu"]) > 0.01:
+                raise RuntimeError(f"{arm}: {found.score} BLEU from its folder, else in its record")
+            if arm != old:
+                difference = round(found.score - scores["BLEU"][0].score, 2)
+                line = {"model": arm, "against": old, "difference": difference}
+                lines.append(line | {"p": round(found.p_value, 3)})
+    return lines
 
 
 def role(arm: str) -> str:
@@ -124,17 +185,19 @@ def main() -> None:
     rows = [row(arm, role(arm), record, note(arm)) for arm, record in records.items()]
     used, step = settings(args)
     extra = {"sacrebleu": signatures, "settings": used | {"shared_steps": step}}
+    extra["paired_bootstrap"] = paired(records, args)
     write("fullyqt_multi30k", "FullyQT", rows, args, **extra)
 
 
 def note(arm: str) -> str:
     """Say what is special about an arm."""
-    if "control" in arm:
-        return "one range per tensor, no zero fixed, padding counted"
     if arm == "float":
         return ""
-    late = f"; rounds from {LATE:.0%} of the steps on" if "from_step" in ARMS[arm] else ""
-    return f"ranges per output row and per feature{late}"
+    many = "ranges per output row and per feature"
+    one = "one range per tensor, no zero fixed, padding counted"
+    late = f"; rounds from {LATE:.0%} of the steps on" if "late" in arm else ""
+    anew = "; then new ranges for the activations, without dropout" if arm in RANGED else ""
+    return (one if "control" in arm else many) + late + anew
 
 
 if __name__ == "__main__":

@@ -84,6 +84,26 @@ def test_run_in_parts(tmp_path):
     assert len(unset) > 90 and all(torch.isnan(t).all() for t in unset)
 
 
+def test_ranges_anew(tmp_path):
+    """Post-training quantization of what 4 bits have trained: its floats, without its ranges."""
+    own = run(tmp_path / "four", "--bits", 4, "--from_step", 2, "--watch", 1, "--dropout", 0.5)
+    anew = run(tmp_path / "anew", "--bits", 4, "--post_training", True, "--start",
+               tmp_path / "four")  # fmt: skip
+    assert anew["steps"] == 0 and anew["bytes"] == own["bytes"]
+    assert anew["metrics"]["perplexity"] != own["metrics"]["perplexity"]
+    floats, _ = translation.load_floats(tmp_path / "four")
+    trained = load_file(tmp_path / "four/checkpoint-6/model.safetensors")
+    original = trained["embedding.parametrizations.weight.original"]
+    assert torch.equal(floats.embedding.weight, original) and not floats.training
+    places = {name: [m for m in translation.load_translator(tmp_path / name)[0].modules()
+                     if isinstance(m, RunningRange)] for name in ("four", "anew")}  # fmt: skip
+    assert len(places["four"]) == len(places["anew"]) > 40
+    pairs = zip(places["four"], places["anew"], strict=True)
+    assert sum(not torch.equal(a.high, b.high) for a, b in pairs) > 30  # not sums, not softmaxes
+    with pytest.raises(ValueError, match="no checkpoint with the floats"):
+        run(tmp_path / "run", "--post_training", True, "--start", tmp_path / "anew")
+
+
 def test_float_from_the_checkpoint_is_the_float_run(tmp_path):
     whole = run(tmp_path / "whole", "--bits", 32)
     run(tmp_path / "shared", "--bits", 32, "--stop_after", 3)
@@ -156,21 +176,26 @@ def test_arms_of_the_benchmark(monkeypatch):
 
 @pytest.mark.slow
 def test_benchmark(data_folder, tmp_path):
-    """Three arms, a few steps each, then the table from what they left."""
+    """Five arms, a few steps each, then the table from what they left."""
     work, table = tmp_path / "work", tmp_path / "t.json"
     command = [sys.executable, str(BENCHMARKS / "fullyqt_multi30k.py"), "--quick", "--work",
                str(work), "--out", str(table), "--arms", "float", "FullyQT 4, late",
-               "post-training 8"]  # fmt: skip
+               "post-training 8", "post-training 4", "FullyQT 4, late, ranges anew"]  # fmt: skip
     done = subprocess.run([*command, "--train_only"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
     assert not table.exists()
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
-    assert done.stdout.count("done before, kept") == 4
+    assert done.stdout.count("done before, kept") == 8  # float and late again, as sources
     record = json.loads(table.read_text())
-    assert [row["role"] for row in record["rows"]] == ["baseline", "student", "student"]
+    assert [row["role"] for row in record["rows"]] == ["baseline"] + 4 * ["student"]
     assert "tok:13a" in record["sacrebleu"]["bleu"] and record["settings"]["shared_steps"] == 3
     assert record["rows"][1]["ratio"]["nominal"] > 6
+    assert [(p["model"], p["against"]) for p in record["paired_bootstrap"]] == [
+        ("FullyQT 4, late", "post-training 4"),
+        ("FullyQT 4, late, ranges anew", "post-training 4"),
+    ]
+    assert all(0 <= p["p"] <= 1 for p in record["paired_bootstrap"])
 
 
 def test_what_multi30k_showed():

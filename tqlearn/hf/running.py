@@ -27,16 +27,22 @@ DEFAULTS = {
 
 
 def newest_checkpoint(training: TrainingArguments) -> str | None:
-    """Return where to resume: "last" is the newest checkpoint, if any; a path stays a path.
-
-    A checkpoint without ``trainer_state.json``, which is written last, was cut short by a kill.
-    """
+    """Return where to resume: "last" is the newest checkpoint, if any; a path stays a path."""
     wanted = training.resume_from_checkpoint
     if wanted in ("last", "true", "True", True):
-        states = Path(training.output_dir).glob("checkpoint-*/trainer_state.json")
-        steps = {int(n): f.parent for f in states if (n := f.parent.name.split("-")[1]).isdigit()}
-        return str(steps[max(steps)]) if steps else None
+        found = last_checkpoint(training.output_dir)
+        return str(found) if found else None
     return wanted
+
+
+def last_checkpoint(folder: str | Path) -> Path | None:
+    """Return a run's newest checkpoint.
+
+    One without ``trainer_state.json``, which is written last, was cut short by a kill.
+    """
+    states = Path(folder).glob("checkpoint-*/trainer_state.json")
+    steps = {int(n): f.parent for f in states if (n := f.parent.name.split("-")[1]).isdigit()}
+    return steps[max(steps)] if steps else None
 
 
 def without_dropout(model: nn.Module) -> nn.Module:

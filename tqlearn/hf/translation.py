@@ -5,6 +5,7 @@ from math import exp
 from pathlib import Path
 
 import torch
+from safetensors.torch import load_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from torch.nn import functional as F
 from transformers import PreTrainedTokenizerFast
@@ -13,6 +14,7 @@ from ..layout import load, save
 from ..models import Transformer, beam_search
 from ..models.transformer import IGNORED
 from .bleu import bleu
+from .running import last_checkpoint
 
 SPECIAL = {"pad_token": "[PAD]", "bos_token": "[BOS]", "eos_token": "[EOS]", "unk_token": "[UNK]"}
 WEIGHTS, SHAPE = "model.safetensors", "transformer.json"
@@ -136,15 +138,20 @@ def evaluate_translation(model, tokenizer, split, beams=4, alpha=0.6):
 
 def in_floats(model):
     """A fresh ``Transformer`` with the weights that a fake-quantized one trains."""
-    plain = Transformer(**model.arguments)
-    values = model.state_dict()
+    plain = _with_floats(model.arguments, model.state_dict())
+    return plain.to(model.embedding.weight.device).train(model.training)
+
+
+def _with_floats(arguments, values):
+    """A ``Transformer`` with the float weights in a fake-quantized one's state."""
+    plain = Transformer(**arguments)
     names = {name: name for name in plain.state_dict()}
     for name in names:
         module, _, weight = name.rpartition(".")
         trained = f"{module}.parametrizations.{weight}.original"
         names[name] = trained if trained in values else name
     plain.load_state_dict({name: values[there] for name, there in names.items()})
-    return plain.to(model.embedding.weight.device).train(model.training)
+    return plain
 
 
 def save_translator(model, tokenizer, folder):
@@ -170,3 +177,20 @@ def load_translator(folder):
     model = Transformer(**json.loads((folder / SHAPE).read_text()))
     tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
     return load(model, folder / WEIGHTS).eval(), tokenizer
+
+
+def load_floats(folder):
+    """(model in floats and eval mode, tokenizer) of a finished run of the recipe ``fullyqt``.
+
+    A quantized run's packed file has no floats any more: they come from its last checkpoint.
+
+    Raises:
+        ValueError: the folder holds no translator, or a quantized one without a checkpoint.
+    """
+    model, tokenizer = load_translator(folder)
+    if model.state_dict().keys() == Transformer(**model.arguments).state_dict().keys():
+        return model, tokenizer
+    checkpoint = last_checkpoint(folder)
+    if checkpoint is None:
+        raise ValueError(f"{folder} holds integers, and no checkpoint with the floats behind them")
+    return _with_floats(model.arguments, load_file(checkpoint / WEIGHTS)).eval(), tokenizer

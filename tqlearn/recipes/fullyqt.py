@@ -13,9 +13,10 @@ benchmarks/results.
 The embedded data, "ferry", is English and an invented language, written by a grammar. ``--bits 32``
 trains in floats. ``--from_step`` is when rounding starts, a share of all steps if it is below 1;
 the model trains as in floats before. ``--start`` goes on from such a checkpoint (a folder
-"checkpoint-N" of a run with ``--stop_after N``), or takes a finished float run for
-``--post_training``. ``--bucket tensor --zero_care False`` is the paper's control: one range per
-tensor, none fixed at zero, padding counted.
+"checkpoint-N" of a run with ``--stop_after N``), or takes a finished run for ``--post_training``:
+a float run, or one trained on the grid, whose ranges dropout has moved and this sets anew.
+``--bucket tensor --zero_care False`` is the paper's control: one range per tensor, none fixed at
+zero, padding counted.
 
 We differ: ranges start with their first batch and watch 50 steps before rounding starts; the
 largest score is subtracted in the softmax; buckets of activations are features, those of gamma are
@@ -126,7 +127,7 @@ def own_copy(checkpoint, folder, student):
     if not (checkpoint / "trainer_state.json").is_file():
         raise ValueError(
             f"{checkpoint} is no checkpoint; --start takes a folder checkpoint-N, which a run with "
-            "--stop_after N leaves, or with --post_training the folder of a finished float run"
+            "--stop_after N leaves, or with --post_training the folder of a finished run"
         )
     shutil.copytree(checkpoint, copy, dirs_exist_ok=True)
     weights, fresh = load_file(copy / translation.WEIGHTS), student.state_dict()
@@ -171,7 +172,7 @@ def main(argv=None):
     set_seed(training.seed)
     dd = data.load(arguments.data, arguments.source, arguments.folder, arguments.revision)
     if arguments.post_training:
-        model, tokenizer = translation.load_translator(arguments.start or "")
+        model, tokenizer = translation.load_floats(arguments.start or "")
     else:
         tokenizer = translation.bpe_tokenizer(dd, arguments.vocabulary)
     encoded = translation.encode_pairs(dd, tokenizer, arguments.max_length)
