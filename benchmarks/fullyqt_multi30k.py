@@ -182,10 +182,17 @@ def main() -> None:
     if args.train_only:
         return
     signatures = next(iter(records.values()))["sacrebleu"]
-    rows = [row(arm, role(arm), record, note(arm)) for arm, record in records.items()]
+    pairs = paired(records, args)
+    said = {
+        p["model"]: "; {difference:+.2f} BLEU against {against} (p {p})".format(**p) for p in pairs
+    }
+    rows = [
+        row(arm, role(arm), record, note(arm) + said.get(arm, ""))
+        for arm, record in records.items()
+    ]
     used, step = settings(args)
     extra = {"sacrebleu": signatures, "settings": used | {"shared_steps": step}}
-    extra["paired_bootstrap"] = paired(records, args)
+    extra["paired_bootstrap"] = pairs
     write("fullyqt_multi30k", "FullyQT", rows, args, **extra)
 
 

@@ -208,3 +208,9 @@ def test_what_multi30k_showed():
     assert bleu["FullyQT 8"] > bleu["FullyQT 6"] > bleu["FullyQT 4"] + 1
     assert bleu["post-training 6"] > bleu["post-training control 6"] + 0.5
     assert bleu["post-training 4"] > bleu["post-training control 4"] + 20
+    for arm in ("FullyQT 4, late", "control 6, late"):  # ranges watched with dropout are too wide
+        assert bleu[f"{arm}, ranges anew"] > bleu[arm] + 0.3
+    pairs = {pair["model"]: pair for pair in record["paired_bootstrap"]}
+    assert pairs["FullyQT 4"]["p"] < 0.05
+    for arm in ("FullyQT 6", "FullyQT 6, late", "FullyQT 6, late, ranges anew"):  # a tie
+        assert pairs[arm]["p"] > 0.05 and abs(pairs[arm]["difference"]) < 0.1
