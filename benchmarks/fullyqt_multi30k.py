@@ -6,7 +6,8 @@ A Transformer of 3 + 3 layers, width 192, 512 nodes, 4 heads, 4000 BPE pieces fo
 3.3 million parameters. "shared" trains the first 70 % of the steps in floats (bfloat16, for speed);
 every trained arm goes on from its checkpoint to the same last step, with the same data, seed and
 learning rates, in float32: "float" as it is, the others with all quantizers rounding from 50
-steps on, in which their ranges watch; "late" ones train in floats till 90 % of the steps.
+steps on, in which their ranges watch; "late" ones train in floats till 90 % of the steps. "early"
+is the paper's way: from scratch, rounding from step 100 on.
 
 "post-training" rounds the float arm's result, with ranges averaged over 40 training batches;
 "ranges anew" does the same to what a trained arm has learned: its own ranges watched with dropout.
@@ -31,7 +32,7 @@ from sacrebleu.significance import PairedTest
 from tqlearn import data
 from tqlearn.hf.translation import load_translator, translate
 
-STEPS, SHARED, WATCH, LATE = 3000, 2100, 50, 0.9  # LATE: a share
+STEPS, SHARED, WATCH, LATE, EARLY = 3000, 2100, 50, 0.9, 100  # LATE: a share
 TRAINING = {
     "data": "multi30k",
     "source": "local",
@@ -62,6 +63,7 @@ TRAINED = {
     "FullyQT 4, late": {"bits": 4, "from_step": LATE},
     "control 6, late": {"bits": 6, "from_step": LATE} | CONTROL,
 }
+SCRATCH = {"FullyQT 6, early": {"bits": 6}}
 ROUNDED = {
     "post-training 8": {"bits": 8},
     "post-training 6": {"bits": 6},
@@ -76,9 +78,14 @@ RANGED = {
     "control 6, late, ranges anew": {"bits": 6} | CONTROL,
 }
 ANEW = ", ranges anew"
-ARMS = TRAINED | ROUNDED | RANGED
+ARMS = TRAINED | SCRATCH | ROUNDED | RANGED
 PAIRS = {
-    "post-training 6": ("FullyQT 6", "FullyQT 6, late", "FullyQT 6, late, ranges anew"),
+    "post-training 6": (
+        "FullyQT 6",
+        "FullyQT 6, late",
+        "FullyQT 6, late, ranges anew",
+        "FullyQT 6, early",
+    ),  # fmt: skip
     "post-training 4": ("FullyQT 4", "FullyQT 4, late", "FullyQT 4, late, ranges anew"),
     "post-training control 6": ("control 6, late", "control 6, late, ranges anew"),
 }
@@ -108,10 +115,13 @@ def place(arm: str, args) -> Path:
 
 
 def trained(arm: str, args) -> dict:
-    """Train one arm from the shared checkpoint on and return its record."""
+    """Train one arm, from the shared checkpoint on but for the early one; return its record."""
     options, step = settings(args)
     watch = 1 if args.quick else WATCH
-    start = {"start": shared(args), "from_step": step + watch, "watch": watch}
+    if arm in SCRATCH:
+        start = {"from_step": 2 if args.quick else EARLY, "watch": watch}
+    else:
+        start = {"start": shared(args), "from_step": step + watch, "watch": watch}
     return run_recipe("fullyqt", place(arm, args), **options | start | ARMS[arm])
 
 
@@ -178,7 +188,9 @@ def main() -> None:
     if arms == ["shared"]:
         shared(args)
         return
-    records = {a: (trained if a in TRAINED else rounded)(a, args) for a in arms if a in ARMS}
+    records = {
+        a: (trained if a in TRAINED | SCRATCH else rounded)(a, args) for a in arms if a in ARMS
+    }
     if args.train_only:
         return
     signatures = next(iter(records.values()))["sacrebleu"]
@@ -203,6 +215,7 @@ def note(arm: str) -> str:
     many = "ranges per output row and per feature"
     one = "one range per tensor, no zero fixed, padding counted"
     late = f"; rounds from {LATE:.0%} of the steps on" if "late" in arm else ""
+    late += f"; in floats for {EARLY} steps alone" if arm in SCRATCH else ""
     anew = "; then new ranges for the activations, without dropout" if arm in RANGED else ""
     return (one if "control" in arm else many) + late + anew
 
