@@ -19,9 +19,11 @@ test sentences, and how often one as large would come up between equal models (s
 
 Hours on one core; a killed run goes on when the command is given again, and finished parts are
 kept. ``--arms`` takes some of them (the float arm is trained where post-training needs it); with
-``--train_only`` it writes no table, so that two cores can share the work.
+``--train_only`` it writes no table, so that two cores can share the work; with ``--out``
+and ``--add`` their rows also join an older table, whose "added" says when and by which command.
 """
 
+import json
 from pathlib import Path
 
 from common import parser, write
@@ -170,6 +172,24 @@ def paired(records: dict, args) -> list[dict]:
     return lines
 
 
+def added(record: dict, file: Path) -> dict:
+    """Put a new record's rows and pairs into the table in ``file``; return the whole table.
+
+    Raises:
+        ValueError: the table comes from other settings or packages.
+    """
+    table = json.loads(file.read_text())
+    for key in ("settings", "versions", "sacrebleu", "seed", "quick", "machine"):
+        if table[key] != record[key]:
+            raise ValueError(f"{file}: {key} is {table[key]}, these arms have {record[key]}")
+    fresh = [row["model"] for row in record["rows"]]
+    for key in ("rows", "paired_bootstrap"):
+        table[key] = [line for line in table[key] if line["model"] not in fresh] + record[key]
+    line = {key: record[key] for key in ("command", "date")} | {"models": fresh}
+    table["added"] = [*table.get("added", []), line]
+    return table
+
+
 def role(arm: str) -> str:
     """Return what an arm stands for."""
     return "baseline" if arm == "float" else "ablation" if "control" in arm else "student"
@@ -181,7 +201,10 @@ def main() -> None:
     options.add_argument("--work", type=Path, default=Path("runs/fullyqt_multi30k"))
     options.add_argument("--arms", nargs="+", help='such as "FullyQT 8" "post-training 8"')
     options.add_argument("--train_only", action="store_true", help="write no table")
+    options.add_argument("--add", type=Path, help="a table that the arms' rows shall join")
     args = options.parse_args()
+    if args.add and args.add.resolve() == args.out.resolve():
+        raise ValueError(f"--add needs another file than --out, {args.out}")
     arms = args.arms or [*ARMS]
     if unknown := [arm for arm in arms if arm not in (*ARMS, "shared")]:
         raise ValueError(f"arms are {['shared', *ARMS]}, got {unknown[0]!r}")
@@ -205,7 +228,9 @@ def main() -> None:
     used, step = settings(args)
     extra = {"sacrebleu": signatures, "settings": used | {"shared_steps": step}}
     extra["paired_bootstrap"] = pairs
-    write("fullyqt_multi30k", "FullyQT", rows, args, **extra)
+    record = write("fullyqt_multi30k", "FullyQT", rows, args, **extra)
+    if args.add:
+        args.add.write_text(json.dumps(added(record, args.add), indent=2) + "\n")
 
 
 def note(arm: str) -> str:

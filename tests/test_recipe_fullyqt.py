@@ -172,6 +172,23 @@ def test_arms_of_the_benchmark(monkeypatch):
     assert {arm for arm, role in roles.items() if role == "ablation"} == {
         arm for arm in bench.ARMS if "control" in arm
     }
+    assert f"{bench.EARLY} steps alone" in bench.note("FullyQT 6, early")
+
+
+def test_rows_join_an_older_table(monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    bench, file = script(), tmp_path / "t.json"
+    same = {"settings": {"max_steps": 6}, "versions": {}, "sacrebleu": {}, "seed": 0}
+    same |= {"quick": True, "machine": "one", "date": "2026-11-26", "command": "c"}
+    old = same | {"rows": [{"model": "a"}, {"model": "b"}], "paired_bootstrap": [{"model": "b"}]}
+    new = same | {"rows": [{"model": "b", "note": "new"}], "paired_bootstrap": []}
+    file.write_text(json.dumps(old))
+    table = bench.added(new, file)
+    assert table["rows"] == [{"model": "a"}, {"model": "b", "note": "new"}]
+    assert table["paired_bootstrap"] == []
+    assert table["added"] == [{"command": "c", "date": "2026-11-26", "models": ["b"]}]
+    with pytest.raises(ValueError, match="seed is 0, these arms have 1"):
+        bench.added(new | {"seed": 1}, file)
 
 
 @pytest.mark.slow
@@ -212,5 +229,6 @@ def test_what_multi30k_showed():
         assert bleu[f"{arm}, ranges anew"] > bleu[arm] + 0.3
     pairs = {pair["model"]: pair for pair in record["paired_bootstrap"]}
     assert pairs["FullyQT 4"]["p"] < 0.05
+    assert bleu["FullyQT 6, early"] < bleu["post-training 6"]  # as the paper does: no better here
     for arm in ("FullyQT 6", "FullyQT 6, late", "FullyQT 6, late, ranges anew"):  # a tie
         assert pairs[arm]["p"] > 0.05 and abs(pairs[arm]["difference"]) < 0.1
