@@ -12,6 +12,9 @@ from pathlib import Path
 
 from common import parser
 
+# the gradient of a word table is new memory in every step, and Linux hands out small pages slowly
+HUGE_PAGES = {"THP_MEM_ALLOC_ENABLE": "1"}  # torch's own switch; no number changes
+
 
 def task_parser(name: str, doc: str, tasks: Iterable[str]) -> ArgumentParser:
     """Return ``common.parser`` with task, --work and --train_only; ``settle`` reads them."""
@@ -73,7 +76,9 @@ def run_recipe(recipe: str, folder: Path, here: bool = False, **options: object)
     if here:
         return _inside(recipe, flags)
     done = subprocess.run(
-        [sys.executable, "-m", f"tqlearn.recipes.{recipe}", *flags], env=os.environ, check=False
+        [sys.executable, "-m", f"tqlearn.recipes.{recipe}", *flags],
+        env={**HUGE_PAGES, **os.environ},
+        check=False,
     )
     if done.returncode:
         raise RuntimeError(f"{wanted} ended with exit code {done.returncode}")
