@@ -114,7 +114,7 @@ def test_the_four_tables_run(task, data_folder, minilm, tmp_path):
     assert student["metrics"]["retention"] > 0
 
 
-SHORT = {"bert_sst2": 97.5, "vit_cifar10": 97.0}  # below the target of 99 so far, see the sheet
+SHORT = {"bert_sst2": 97.5, "vit_cifar10": 98.5}  # below the target of 99 so far, see the sheet
 
 
 @pytest.mark.parametrize("task", TASKS)
