@@ -87,7 +87,7 @@ PAIRS = {
         "FullyQT 6, late",
         "FullyQT 6, late, ranges anew",
         "FullyQT 6, early",
-    ),  # fmt: skip
+    ),
     "post-training 4": ("FullyQT 4", "FullyQT 4, late", "FullyQT 4, late, ranges anew"),
     "post-training control 6": ("control 6, late", "control 6, late, ranges anew"),
 }
