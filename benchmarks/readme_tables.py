@@ -24,7 +24,11 @@ SHOWN = (
     "deep_compression_bert_atis",
     "deep_compression_vit_cifar10",
     "deep_compression_wav2vec2_fsdd",
+    "block_pruning_sst2",
+    "block_pruning_atis",
+    "block_pruning_squad",
     "fullyqt_multi30k",
+    "latency",
     "decompose",
     "embedded_student",
 )  # rest: linked
@@ -49,9 +53,20 @@ def cells(row: dict) -> dict[str, str]:
     return {column: value.replace("|", "\\|") for column, value in text.items()}
 
 
+def by_size(rows: list[dict]) -> list[dict[str, str]]:
+    """Rows of ``latency.py`` as one per model and number of threads, a speed-up per size."""
+    lines = {}
+    for row in rows:
+        model, size, threads = row["model"].split(", ")
+        line = lines.setdefault((threads, model), {"model": model, "threads": threads.split()[0]})
+        line[f"faster at {size}"] = f"{row['speed']['speedup']:.2f}x"
+    return list(lines.values())
+
+
 def table(result: dict, path: Path) -> str:
     """A result as a Markdown table under its name, with the command that wrote it."""
-    rows = [cells(row) for row in result["rows"]]
+    wide = result["name"] == "latency"  # a size per row would be 84 lines
+    rows = by_size(result["rows"]) if wide else [cells(row) for row in result["rows"]]
     columns = list(dict.fromkeys(column for row in rows for column in row))
     lines = [columns, ["---"] * len(columns), *([row.get(c, "") for c in columns] for row in rows)]
     script = " ".join(result["command"].split()[:2])  # the JSON has the whole command
@@ -60,6 +75,8 @@ def table(result: dict, path: Path) -> str:
     notes = list(dict.fromkeys(row["note"] for row in result["rows"] if row.get("note")))
     if len(notes) > 1:  # say whose each one is
         notes = [f"{row['model']}: {row['note']}" for row in result["rows"] if row.get("note")]
+    if wide:
+        notes = ["BERT-base's shape, sentences x tokens; the script says what each model is"]
     foot = f"\n{'. '.join(notes)}.\n" if notes else ""
     return head + "".join(f"| {' | '.join(line)} |\n" for line in lines) + foot
 

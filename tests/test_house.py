@@ -229,11 +229,17 @@ def test_readme_tables_say_what_the_json_says(monkeypatch, tmp_path):
     }
     for name in ("qtc_atis", "zebra"):
         (tmp_path / f"{name}.json").write_text(json.dumps({**head, "rows": rows}))
+    sizes = [(m, s, x) for m, x in (("dense", 1), ("half", 1.987)) for s in ("1 x 8", "2 x 8")]
+    rows = [{"model": f"{m}, {s}, 1 threads", "speed": {"speedup": x}} for m, s, x in sizes]
+    timed = {**head, "name": "latency", "rows": rows}
+    (tmp_path / "latency.json").write_text(json.dumps(timed))
     text = tables.readme(f"before {tables.BEGIN} old {tables.END} after", tmp_path)
     assert text.startswith("before ") and text.endswith(" after") and " old " not in text
     assert "| model | role | file | slot f1 | smaller (file) |" in text
     assert "| dense | baseline | 91.00 MB |  |  |" in text
     assert "| t\\|t | student |  | 93.46 | 63.0x |" in text
+    assert "| model | threads | faster at 1 x 8 | faster at 2 x 8 |" in text
+    assert "| half | 1 | 1.99x | 1.99x |" in text and text.count("| half |") == 1
     assert "\none seed.\n" in text and "More: [zebra](benchmarks/results/zebra.json)." in text
     assert (
         "`python x.py`" in text and "2026-01-02\n" in text and tables.readme(text, tmp_path) == text
