@@ -3,7 +3,13 @@
 import pytest
 import torch
 from torch import nn
-from transformers import BertConfig, BertModel, Trainer, TrainingArguments
+from transformers import (
+    BertConfig,
+    BertForSequenceClassification,
+    BertModel,
+    Trainer,
+    TrainingArguments,
+)
 
 import tqlearn as tq
 from tqlearn.distill import hidden_states, layer_by_layer
@@ -38,7 +44,7 @@ def rows(n=64):
     ]
 
 
-def trainer_for(tmp_path, student, teacher, callback, losses=None, **options):
+def trainer_for(tmp_path, student, teacher, callback, losses=None, data=None, **options):
     options = {"max_steps": 12, "per_device_train_batch_size": 8} | options
     training = TrainingArguments(
         tmp_path,
@@ -53,7 +59,7 @@ def trainer_for(tmp_path, student, teacher, callback, losses=None, **options):
     return DistillTrainer(
         student,
         training,
-        train_dataset=rows(),
+        train_dataset=data or rows(),
         teacher=teacher,
         losses=losses or qtc.losses(callback),
         callbacks=[callback],
@@ -88,6 +94,27 @@ def test_a_student_equal_to_its_teacher_starts_at_zero(tmp_path):
     trainer = trainer_for(tmp_path, tq.compress(teacher, {"*": []}), teacher, callback)
     trainer.train()
     assert abs(trainer.state.log_history[0]["layers"]) < 1e-4
+
+
+@pytest.mark.parametrize("bf16", [False, True])
+def test_the_teacher_answers_in_the_precision_of_training(tmp_path, bf16):
+    """Under bf16 both multiply alike, so equal models give equal logits, to the bit, in FP32."""
+    seen = []
+
+    def losses(student, teacher, inputs):
+        seen.append((student.logits.detach(), teacher.logits))
+        return {"none": 0 * student.logits.sum()}
+
+    torch.manual_seed(0)
+    teacher = without_dropout(BertForSequenceClassification(BertConfig(**TINY)))
+    student = tq.compress(teacher, {"*": []})
+    data = [{"input_ids": row["input_ids"], "labels": row["intent_labels"]} for row in rows()]
+    options = {"bf16": bf16, "use_cpu": True, "max_steps": 1}
+    trainer_for(tmp_path, student, teacher, LayerByLayer(3), losses, data, **options).train()
+    ((ours, theirs),) = seen
+    assert theirs.dtype == torch.float32 and not theirs.requires_grad
+    assert torch.equal(ours, theirs)
+    assert torch.equal(theirs, theirs.bfloat16().float()) == bf16  # or autocast did nothing
 
 
 def test_scales_have_a_group_of_their_own(tmp_path):

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 import torch
+from accelerate.utils import convert_to_fp32
 from torch import Tensor, nn
 from transformers import Trainer, TrainerCallback
 
@@ -160,8 +161,7 @@ class DistillTrainer(ScaleTrainer):
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         names = ("output_hidden_states", "output_attentions")
         extra = {} if self.attention is None else dict.fromkeys(names, True)
-        with torch.no_grad():
-            taught = None if self.teacher is None else self.teacher(**inputs, **extra)
+        taught = None if self.teacher is None else self._lesson(inputs | extra)
         output = model(**inputs, **extra)
         terms = self.losses(output, taught, inputs)
         for name, term in terms.items():
@@ -169,6 +169,13 @@ class DistillTrainer(ScaleTrainer):
         self._terms_count += 1
         total = torch.stack(list(terms.values())).sum()
         return (total, output) if return_outputs else total
+
+    @torch.no_grad()
+    def _lesson(self, inputs):
+        """What the teacher says: like the student's, in the precision of training, then FP32."""
+        with self.accelerator.autocast():
+            output = self.teacher(**inputs)
+        return output if self.accelerator.mixed_precision == "no" else convert_to_fp32(output)
 
     def log(self, logs: dict[str, float], *args, **kwargs) -> None:
         """Add the mean of every loss term since the last log."""
