@@ -62,13 +62,25 @@ def test_one_model_is_fast_and_good(task):
     assert densities == sorted(densities, reverse=True)
 
 
-def test_learned_blocks_beat_chance_and_magnitude():
-    """Equal density, three seeds each: movement is ahead at every lambda."""
+def test_learned_blocks_against_chance_and_magnitude():
+    """Equal density, three seeds each: ahead of chance always, of magnitude below half density.
+
+    Where two thirds stay, magnitude keeps about as much; the base paper's abstract, too, claims its
+    gain for high sparsity.
+    """
     rows = {row["model"]: row["metrics"] for row in result("block_pruning_flights")["rows"]}
     factors = [name.split()[-1] for name in rows if name.startswith("movement")]
     assert len(factors) >= 4
     for factor in factors:
         moved = rows[f"movement, lambda {factor}"]
-        assert moved["seeds"] >= 3
-        for method in ("random", "magnitude"):
-            assert moved["slot_f1"] > rows[f"{method}, as lambda {factor}"]["slot_f1"], factor
+        weight, chance = (rows[f"{n}, as lambda {factor}"] for n in ("magnitude", "random"))
+        assert moved["seeds"] == weight["seeds"] == chance["seeds"] >= 3
+        for kind in ("density_attention", "density_dense"):
+            assert moved[kind] == pytest.approx(weight[kind], abs=0.01)
+            assert weight[kind] == chance[kind]
+        assert moved["slot_f1"] > chance["slot_f1"] + chance["slot_f1_sd"], factor
+        if moved["density"] < 0.5:
+            assert moved["slot_f1"] > weight["slot_f1"] + weight["slot_f1_sd"], factor
+        else:
+            spread = moved["slot_f1_sd"] + weight["slot_f1_sd"]
+            assert abs(moved["slot_f1"] - weight["slot_f1"]) < spread, factor
