@@ -51,7 +51,12 @@ PHASES = {"compact": "hybrid", "filled": "filled"}
 # begins as good as its teacher and hears little from the task
 LAMBDAS = {"sst2": (10, 20, 40, 80), "atis": (0.2, 0.5, 1, 3), "squad": (40, 80, 160, 320)}
 TASKS = {
-    "sst2": {"data": "sst2_phrases", "num_train_epochs": 2, "filled_epochs": 0.5},
+    "sst2": {
+        "data": "sst2_phrases",
+        "num_train_epochs": 2,
+        "filled_epochs": 0.5,
+        "save_steps": 600,
+    },
     "atis": {"data": "atis", "num_train_epochs": 20, "filled_epochs": 6},
     "squad": {
         "data": "squad_tydiqa",
