@@ -5,6 +5,10 @@ import torch
 from transformers import (
     BertConfig,
     BertForSequenceClassification,
+    DistilBertConfig,
+    DistilBertModel,
+    RobertaConfig,
+    RobertaModel,
     Trainer,
     TrainerCallback,
     TrainingArguments,
@@ -15,7 +19,7 @@ from transformers import (
 )
 
 from tqlearn.hf import DropoutSchedule, ScheduledDropout
-from tqlearn.hf.dropout import dropouts
+from tqlearn.hf.dropout import dropouts, set_attention_dropout
 
 SMALL = {
     "hidden_size": 16,
@@ -170,3 +174,51 @@ def test_hidden_and_attention_dropout_of_three_families(kind, monkeypatch):
     monkeypatch.setattr(torch.nn.functional, "dropout", spy)
     model.train()(**inputs)
     assert len(ran) >= 2 * 2 + 1 and set(ran) == {0.375}
+
+
+DISTIL = {"dim": 16, "n_layers": 2, "n_heads": 2, "hidden_dim": 32, "vocab_size": 50}
+ENCODERS = {
+    "bert": bert,
+    "roberta": lambda: RobertaModel(RobertaConfig(**SMALL, vocab_size=50)),
+    "distilbert": lambda: DistilBertModel(DistilBertConfig(**DISTIL)),
+    "vit": lambda: ViTForImageClassification(
+        ViTConfig(
+            **SMALL, image_size=8, patch_size=4, hidden_dropout_prob=0.1,
+            attention_probs_dropout_prob=0.1,
+        )
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("family", ENCODERS)
+def test_attention_dropout_alone(family, monkeypatch):
+    """What torch's attention is called with, layer by layer; all other dropout stays."""
+    model, called = ENCODERS[family]().train(), []
+    attend = torch.nn.functional.scaled_dot_product_attention
+
+    def watched(*args, dropout_p=0.0, **kwargs):
+        called.append(dropout_p)
+        return attend(*args, dropout_p=dropout_p, **kwargs)
+
+    def run():
+        rows = torch.rand(2, 3, 8, 8) if family == "vit" else torch.randint(2, 50, (2, 5))
+        called.clear()
+        model(rows)
+        return called
+
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", watched)
+    before = [value for *_, value in dropouts(model)]
+    assert run() == [0.1, 0.1]
+    assert set_attention_dropout(model, 0.25) is model and run() == [0.25, 0.25]
+    set_attention_dropout(model, 0.0)
+    assert run() == [0.0, 0.0]
+    after = [value for *_, value in dropouts(model)]
+    assert [b for b, a in zip(before, after, strict=True) if a != b] == [0.1, 0.1]
+    assert after.count(0.1) == before.count(0.1) - 2 > 0
+
+
+def test_attention_dropout_in_vain():
+    with pytest.raises(ValueError, match="at least 0 and below 1, got 1.0"):
+        set_attention_dropout(bert(), 1.0)
+    with pytest.raises(ValueError, match="no encoder layer"):
+        set_attention_dropout(torch.nn.Linear(2, 2), 0.0)

@@ -269,3 +269,24 @@ def test_the_command(tmp_path):
     assert layer_sizes(again) == {k: record[k] for k in ("heads", "dimensions")}
     assert max(record["dimensions"]) < 512 and record["ratio"]["file"] > 1
     assert again.config.hidden_act == "relu"
+
+
+@pytest.mark.parametrize("value", [None, 0.0])
+def test_attention_dropout_in_both_phases(value, tmp_path, monkeypatch):
+    """What torch's attention gets in training; the saved config keeps the model's own value."""
+    attend, seen = torch.nn.functional.scaled_dot_product_attention, []
+
+    def watched(*args, dropout_p=0.0, **kwargs):
+        seen.append(dropout_p)
+        return attend(*args, dropout_p=dropout_p, **kwargs)
+
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", watched)
+    options = [] if value is None else ["--attention_dropout", str(value)]
+    options += ["--max_steps", "2", "--filled_epochs", "1", "--every_phase", "False"]
+    options += ["--use_cpu", "True", "--disable_tqdm", "True", "--output_dir", str(tmp_path)]
+    recipe.main(options)
+    layers = 2
+    trained = [p for p in seen if p]
+    assert len(trained) == (0 if value == 0 else 2 * 2 * layers)  # phases, steps
+    assert set(trained) <= {0.1} and len(seen) >= 2 * 2 * 2 * layers  # the teacher, too
+    assert tq.teachers.load(str(tmp_path))[0].config.attention_probs_dropout_prob == 0.1

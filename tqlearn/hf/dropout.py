@@ -8,6 +8,8 @@ from math import cos, pi
 from torch import nn
 from transformers import TrainerCallback
 
+from ..anatomy import encoder_layers
+
 
 @dataclass(frozen=True)
 class DropoutSchedule:
@@ -110,3 +112,21 @@ def dropouts(model: nn.Module, pattern: str = "*") -> list[tuple[nn.Module, str,
             numbers = {k: v for k, v in vars(module).items() if isinstance(v, float)}
             found += [(module, k, v) for k, v in numbers.items() if k.endswith("dropout")]
     return found
+
+
+def set_attention_dropout(model: nn.Module, value: float) -> nn.Module:
+    """Set the dropout of attention's probabilities in every encoder layer, in place.
+
+    At 0 torch's fast attention runs in training too; on a CPU it has no dropout, so with any other
+    value the probabilities are made in full. The config, and so a saved model, keeps its own value.
+
+    Raises:
+        ValueError: the value is not at least 0 and below 1, or the model has no layers we know.
+    """
+    if not 0 <= value < 1:
+        raise ValueError(f"a dropout is at least 0 and below 1, got {value}")
+    for layer in encoder_layers(model):
+        owner = model.get_submodule(layer.query.rpartition(".")[0])
+        for module, name, _ in dropouts(owner):
+            setattr(module, name, value)
+    return model
