@@ -65,6 +65,7 @@ lab: $(STAMP)
 
 test: test-unit test-notebooks test-browser
 test-unit test-notebooks test-browser: export OMP_NUM_THREADS = 1
+test-unit: export THP_MEM_ALLOC_ENABLE = 1
 
 test-unit: $(STAMP)
 	@$(BIN)/python -m pytest -q -rs -n 2 --dist loadscope -m "not gpu and not browser"
