@@ -64,8 +64,7 @@ lab: $(STAMP)
 	  `test "$$(id -u)" != 0 || echo --allow-root` $(LAB)
 
 test: test-unit test-notebooks test-browser
-test-unit test-notebooks test-browser: export OMP_NUM_THREADS = 1
-test-unit: export THP_MEM_ALLOC_ENABLE = 1
+test-unit test-notebooks: export OMP_NUM_THREADS = 1
 
 test-unit: $(STAMP)
 	@$(BIN)/python -m pytest -q -rs -n 2 --dist loadscope -m "not gpu and not browser"
@@ -75,7 +74,7 @@ test-notebooks: $(STAMP)
 	  --nbval-sanitize-with tests/nbval_sanitize.cfg --nbval-cell-timeout 300 notebooks
 
 test-browser: $(STAMP)
-	@$(BIN)/python -m pytest -q -rs -n 2 -m browser tests/test_browser.py
+	@$(BIN)/python -m pytest -q -rs -m browser tests
 
 notebooks: $(STAMP)
 	@$(BIN)/python -m tqlearn.lab.build
