@@ -222,3 +222,7 @@ def test_attention_dropout_in_vain():
         set_attention_dropout(bert(), 1.0)
     with pytest.raises(ValueError, match="no encoder layer"):
         set_attention_dropout(torch.nn.Linear(2, 2), 0.0)
+    model = bert()
+    del model.bert.encoder.layer[1].attention.self.dropout
+    with pytest.raises(ValueError, match="no dropout of attention in bert.encoder.layer.1"):
+        set_attention_dropout(model, 0.0)

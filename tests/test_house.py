@@ -248,6 +248,26 @@ def test_readme_tables_say_what_the_json_says(monkeypatch, tmp_path):
         tables.readme("no markers", tmp_path)
 
 
+def test_a_recipes_line_shows_the_smallest_student_within_a_point(monkeypatch):
+    """Whatever the clock says of two models of one shape; the best where all lose more."""
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    from readme_recipes import chosen
+
+    table = [("a", 0.3, 0.1, 2.0), ("b", 0.2, 0.8, 3.1), ("c", 0.2, -0.3, 2.9), ("d", 0.1, 1.2, 5)]
+    rows = [
+        {
+            "model": name,
+            "role": "student",
+            "metrics": {"compacted_density": size, "loss": loss},
+            "speed": {"speedup": speed},
+        }
+        for name, size, loss, speed in table
+    ]
+    assert [row["model"] for row in chosen(rows, ())] == ["c"]
+    assert [row["model"] for row in chosen(rows[3:], ())] == ["d"]
+    assert [row["model"] for row in chosen(rows, ("b", "a"))] == ["b", "a"]
+
+
 def test_readme_quick_start(tmp_path):
     """The README's code runs as it stands, learns, and loads back what it saved."""
     code, _ = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S)

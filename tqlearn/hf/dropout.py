@@ -121,12 +121,16 @@ def set_attention_dropout(model: nn.Module, value: float) -> nn.Module:
     value the probabilities are made in full. The config, and so a saved model, keeps its own value.
 
     Raises:
-        ValueError: the value is not at least 0 and below 1, or the model has no layers we know.
+        ValueError: the value is not at least 0 and below 1, the model has no layers we know, or
+            their attention has no dropout to set.
     """
     if not 0 <= value < 1:
         raise ValueError(f"a dropout is at least 0 and below 1, got {value}")
     for layer in encoder_layers(model):
         owner = model.get_submodule(layer.query.rpartition(".")[0])
-        for module, name, _ in dropouts(owner):
+        found = dropouts(owner)
+        if not found:
+            raise ValueError(f"no dropout of attention in {layer.name} of {type(model).__name__}")
+        for module, name, _ in found:
             setattr(module, name, value)
     return model
