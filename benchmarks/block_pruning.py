@@ -49,7 +49,7 @@ STUDENT = {
 PHASES = {"compact": "hybrid", "filled": "filled"}
 # lambda times steps, over the size of a score's gradient, decides the density: ATIS's student
 # begins as good as its teacher and hears little from the task
-LAMBDAS = {"sst2": (10, 20, 40, 80), "atis": (0.5, 1, 3, 10), "squad": (40, 80, 160, 320)}
+LAMBDAS = {"sst2": (10, 20, 40, 80), "atis": (0.5, 1, 3, 10), "squad": (60, 90, 120, 240)}
 TASKS = {
     "sst2": {
         "data": "sst2_phrases",
