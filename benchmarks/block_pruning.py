@@ -16,7 +16,8 @@ checkpoint is chosen: every row is the last step of its training, and every lamb
 SST-2 learns from GLUE's phrases, tested on its 872 validation sentences; ATIS on its test split;
 SQuAD from 3,547 questions of it and TyDiQA's English ones, on the whole dev set of v1.1. Hours on
 one core; a killed run goes on when the command is given again. ``--arms`` takes some of the
-lambdas; with ``--train_only`` it writes no table, so that two cores can share the work.
+lambdas, or others; "40, 5 epochs" also makes both trainings longer. With ``--train_only`` it writes
+no table, so that two cores can share the work.
 """
 
 from pathlib import Path
@@ -70,11 +71,31 @@ TASKS = {
 }
 
 
+def parts(arm: str) -> tuple[str, float]:
+    """Split "40, 5 epochs" or "40" into the lambda and the epochs of pruning, 0 for the task's.
+
+    Raises:
+        ValueError: another form.
+    """
+    factor, _, epochs = arm.partition(", ")
+    return f"{float(factor):g}", float(epochs.removesuffix(" epochs")) if epochs else 0
+
+
+def place(arm: str, work: Path) -> Path:
+    """Return the folder of one arm."""
+    return work / f"lambda_{arm.replace(', ', '_').replace(' ', '_')}"
+
+
 def student(arm: str, teacher: Path, args) -> dict:
-    """Train one lambda and return its record."""
-    steps = {"max_steps": 30, "score_learning_rate": 0.5} if args.quick else {}
-    options = STUDENT | TASKS[args.task] | steps | {"penalty": arm, "seed": args.seed}
-    return run_recipe("block_pruning", args.work / f"lambda_{arm}", **options, teacher=teacher)
+    """Train one lambda and return its record; more epochs of pruning, more of filling."""
+    factor, epochs = parts(arm)
+    options = STUDENT | TASKS[args.task] | {"penalty": factor, "seed": args.seed}
+    if epochs:
+        options["filled_epochs"] *= epochs / options["num_train_epochs"]
+        options["num_train_epochs"] = epochs
+    if args.quick:
+        options |= {"max_steps": 30, "score_learning_rate": 0.5}
+    return run_recipe("block_pruning", place(arm, args.work), **options, teacher=teacher)
 
 
 def real_batches(folder: Path, task: str, rows: int) -> list[dict]:
@@ -106,7 +127,7 @@ def speeds(folders: dict[str, Path], task: str, args) -> dict[str, dict]:
 
 def folders_of(arm: str, record: dict, work: Path) -> dict[str, Path]:
     """Return the folders of one lambda's models that have a row, by the row's name."""
-    whole = work / f"lambda_{arm}"
+    whole = place(arm, work)
     places = {"compact": whole / "compact" if "filled" in record["phases"] else whole}
     places["filled"] = whole
     return {f"{n}, lambda {arm}": places[p] for p, n in PHASES.items() if p in record["phases"]}
@@ -115,7 +136,7 @@ def folders_of(arm: str, record: dict, work: Path) -> dict[str, Path]:
 def rows_of(arm: str, record: dict, base: dict, speed: dict[str, dict]) -> list[dict]:
     """Return the rows of one lambda."""
     sizes = {
-        "lambda": float(arm),
+        "lambda": float(parts(arm)[0]),
         "density": record["density"]["all"],
         "compacted_density": record["compacted_density"],
         "heads": sum(record["heads"]),
@@ -138,11 +159,13 @@ def main() -> None:
     """Run the teacher and every lambda, then write the table."""
     options = task_parser("block_pruning", __doc__, TASKS)
     options.add_argument("--teacher", type=Path, help="a folder that the finetune recipe wrote")
-    options.add_argument("--arms", nargs="+", type=float, help="lambdas; default: four of the task")
+    options.add_argument(
+        "--arms", nargs="+", help='lambdas, or "40, 5 epochs"; default: those of the task'
+    )
     args = options.parse_args()
     name = settle("block_pruning", args)
     folder, note, found = tuned_teacher(args, TEACHERS[args.task])
-    arms = [f"{arm:g}" for arm in args.arms or LAMBDAS[args.task]]
+    arms = [str(arm) for arm in args.arms or LAMBDAS[args.task]]
     records = {arm: student(arm, folder, args) for arm in arms}
     if args.train_only:
         return

@@ -1,5 +1,7 @@
 """The block pruning benchmarks run from end to end (``--quick``), and what they measured holds."""
 
+import argparse
+import importlib
 import json
 import os
 import subprocess
@@ -32,6 +34,25 @@ def test_the_sweep(task, data_folder, minilm, tmp_path):
     assert rows[1]["metrics"]["density"] > rows[3]["metrics"]["density"]
     assert rows[2]["metrics"]["heads"] == rows[1]["metrics"]["heads"] <= 72
     assert {"seconds", "speedup"} == set(rows[3]["speed"]) == set(rows[4]["speed"])
+
+
+def test_an_arm_may_have_a_schedule_of_its_own(monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    page = importlib.import_module("block_pruning")
+    asked = []
+    monkeypatch.setattr(page, "run_recipe", lambda *a, **options: asked.append((*a, options)))
+    args = argparse.Namespace(task="squad", work=tmp_path, quick=False, seed=3)
+    for arm in ("40", "37.5, 5 epochs"):
+        page.student(arm, tmp_path / "teacher", args)
+    (_, plain, usual), (_, named, longer) = asked
+    assert (plain.name, named.name) == ("lambda_40", "lambda_37.5_5_epochs")
+    assert (usual["penalty"], usual["num_train_epochs"], usual["filled_epochs"]) == ("40", 2, 1)
+    assert (longer["penalty"], longer["num_train_epochs"], longer["filled_epochs"]) == (
+        "37.5", 5, 2.5
+    )  # fmt: skip
+    assert page.TASKS["squad"]["filled_epochs"] == 1 and longer["seed"] == 3
+    with pytest.raises(ValueError, match="five"):
+        page.parts("40, five epochs")
 
 
 @pytest.mark.slow
