@@ -67,7 +67,8 @@ test: test-unit test-notebooks test-browser
 test-unit test-notebooks: export OMP_NUM_THREADS = 1
 
 test-unit: $(STAMP)
-	@$(BIN)/python -m pytest -q -rs -n 2 --dist loadscope -m "not gpu and not browser"
+	@$(BIN)/python -m pytest -q -rs -n 2 --dist loadscope -m "not gpu and not browser and not timing"
+	@$(BIN)/python -m pytest -q -rs -m "timing and not gpu" tests
 
 test-notebooks: $(STAMP)
 	@$(BIN)/python -m pytest -q -rs -n 2 --dist loadscope --nbval-lax --nbval-current-env \

@@ -71,14 +71,29 @@ TASKS = {
 }
 
 
-def parts(arm: str) -> tuple[str, float]:
-    """Split "40, 5 epochs" or "40" into the lambda and the epochs of pruning, 0 for the task's.
+def parts(arm: str) -> tuple[str, dict[str, float]]:
+    """Split "40" or "48, 5 epochs, FFN 0.5, rate 2e-4" into the lambda and what else it sets.
+
+    Returns:
+        The lambda, and recipe options: the epochs of pruning, the penalty's share for the FFN, the
+        learning rate of both trainings.
 
     Raises:
         ValueError: another form.
     """
-    factor, _, epochs = arm.partition(", ")
-    return f"{float(factor):g}", float(epochs.removesuffix(" epochs")) if epochs else 0
+    factor, *others = arm.split(", ")
+    options = {}
+    for other in others:
+        if other.endswith(" epochs"):
+            options["num_train_epochs"] = float(other.removesuffix(" epochs"))
+        elif other.startswith("FFN "):
+            options["dense_penalty"] = float(other.removeprefix("FFN "))
+        elif other.startswith("rate "):
+            rate = float(other.removeprefix("rate "))
+            options |= {"learning_rate": rate, "filled_learning_rate": rate}
+        else:
+            raise ValueError(f"an arm is 'LAMBDA[, N epochs][, FFN x][, rate x]', got {arm!r}")
+    return f"{float(factor):g}", options
 
 
 def place(arm: str, work: Path) -> Path:
@@ -88,11 +103,12 @@ def place(arm: str, work: Path) -> Path:
 
 def student(arm: str, teacher: Path, args) -> dict:
     """Train one lambda and return its record; more epochs of pruning, more of filling."""
-    factor, epochs = parts(arm)
-    options = STUDENT | TASKS[args.task] | {"penalty": factor, "seed": args.seed}
-    if epochs:
-        options["filled_epochs"] *= epochs / options["num_train_epochs"]
-        options["num_train_epochs"] = epochs
+    factor, own = parts(arm)
+    usual = STUDENT | TASKS[args.task] | {"penalty": factor, "seed": args.seed}
+    options = usual | own
+    if "num_train_epochs" in own:
+        options["filled_epochs"] *= own["num_train_epochs"] / usual["num_train_epochs"]
+        options["train_sampling_strategy"] = "group_by_length"  # less padding, twice as fast
     if args.quick:
         options |= {"max_steps": 30, "score_learning_rate": 0.5}
     return run_recipe("block_pruning", place(arm, args.work), **options, teacher=teacher)

@@ -42,17 +42,21 @@ def test_an_arm_may_have_a_schedule_of_its_own(monkeypatch, tmp_path):
     asked = []
     monkeypatch.setattr(page, "run_recipe", lambda *a, **options: asked.append((*a, options)))
     args = argparse.Namespace(task="squad", work=tmp_path, quick=False, seed=3)
-    for arm in ("40", "37.5, 5 epochs"):
+    for arm in ("40", "37.5, 5 epochs", "50, FFN 0.5, rate 2e-4"):
         page.student(arm, tmp_path / "teacher", args)
-    (_, plain, usual), (_, named, longer) = asked
+    (_, plain, usual), (_, named, longer), (_, _, other) = asked
     assert (plain.name, named.name) == ("lambda_40", "lambda_37.5_5_epochs")
     assert (usual["penalty"], usual["num_train_epochs"], usual["filled_epochs"]) == ("40", 2, 1)
     assert (longer["penalty"], longer["num_train_epochs"], longer["filled_epochs"]) == (
         "37.5", 5, 2.5
     )  # fmt: skip
     assert page.TASKS["squad"]["filled_epochs"] == 1 and longer["seed"] == 3
-    with pytest.raises(ValueError, match="five"):
-        page.parts("40, five epochs")
+    assert other == usual | {
+        "penalty": "50", "dense_penalty": 0.5, "learning_rate": 2e-4, "filled_learning_rate": 2e-4
+    }  # fmt: skip
+    for wrong in ("40, five epochs", "40, faster"):
+        with pytest.raises(ValueError, match="f(ive|aster)"):
+            page.parts(wrong)
 
 
 @pytest.mark.slow
