@@ -85,7 +85,7 @@ RECIPES = (
         "07_block_pruning",
         tuple(
             (f"block_pruning_{task}", name, ())
-            for task, name in (("sst2", "SST-2"), ("atis", "ATIS"), ("squad", "SQuAD"))
+            for task, name in (("sst2", "SST-2"), ("atis", "ATIS"), ("squad_long", "SQuAD"))
         ),
     ),
     Recipe(

@@ -27,6 +27,7 @@ SHOWN = (
     "block_pruning_sst2",
     "block_pruning_atis",
     "block_pruning_squad",
+    "block_pruning_squad_long",
     "fullyqt_multi30k",
     "latency",
     "decompose",

@@ -1,7 +1,5 @@
 """The block pruning benchmarks run from end to end (``--quick``), and what they measured holds."""
 
-import argparse
-import importlib
 import json
 import os
 import subprocess
@@ -36,29 +34,6 @@ def test_the_sweep(task, data_folder, minilm, tmp_path):
     assert {"seconds", "speedup"} == set(rows[3]["speed"]) == set(rows[4]["speed"])
 
 
-def test_an_arm_may_have_a_schedule_of_its_own(monkeypatch, tmp_path):
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    page = importlib.import_module("block_pruning")
-    asked = []
-    monkeypatch.setattr(page, "run_recipe", lambda *a, **options: asked.append((*a, options)))
-    args = argparse.Namespace(task="squad", work=tmp_path, quick=False, seed=3)
-    for arm in ("40", "37.5, 5 epochs", "50, FFN 0.5, rate 2e-4"):
-        page.student(arm, tmp_path / "teacher", args)
-    (_, plain, usual), (_, named, longer), (_, _, other) = asked
-    assert (plain.name, named.name) == ("lambda_40", "lambda_37.5_5_epochs")
-    assert (usual["penalty"], usual["num_train_epochs"], usual["filled_epochs"]) == ("40", 2, 1)
-    assert (longer["penalty"], longer["num_train_epochs"], longer["filled_epochs"]) == (
-        "37.5", 5, 2.5
-    )  # fmt: skip
-    assert page.TASKS["squad"]["filled_epochs"] == 1 and longer["seed"] == 3
-    assert other == usual | {
-        "penalty": "50", "dense_penalty": 0.5, "learning_rate": 2e-4, "filled_learning_rate": 2e-4
-    }  # fmt: skip
-    for wrong in ("40, five epochs", "40, faster"):
-        with pytest.raises(ValueError, match="f(ive|aster)"):
-            page.parts(wrong)
-
-
 @pytest.mark.slow
 def test_the_methods_side_by_side(tmp_path):
     rows = quick("block_pruning_flights.py", tmp_path)
@@ -70,25 +45,22 @@ def test_the_methods_side_by_side(tmp_path):
         assert chance[kind] == magnitude[kind]
 
 
-def students(task):
-    rows = [row for row in result(f"block_pruning_{task}")["rows"] if row["role"] == "student"]
-    assert len({row["metrics"]["lambda"] for row in rows}) >= 4
-    return rows
+def students(name):
+    return [row for row in result(f"block_pruning_{name}")["rows"] if row["role"] == "student"]
 
 
-SHORT = pytest.mark.xfail(
-    reason="not reached in 920 steps of pruning (the authors' recipe has 110,660): at 2.4 times "
-    "the speed three points are lost, not one",
-    raises=AssertionError,
-    strict=True,
-)
-
-
-@pytest.mark.parametrize("task", ["sst2", "atis", pytest.param("squad", marks=SHORT)])
-def test_one_model_is_fast_and_good(task):
+@pytest.mark.parametrize("names", [("sst2",), ("atis",), ("squad", "squad_long")])
+def test_one_model_is_fast_and_good(names):
     """The issue's target: 2.4 times faster end to end at one point of loss or less."""
-    near = [row["speed"]["speedup"] for row in students(task) if row["metrics"]["loss"] <= 1.0]
+    rows = [row for name in names for row in students(name)]
+    near = [row["speed"]["speedup"] for row in rows if row["metrics"]["loss"] <= 1.0]
     assert near and max(near) >= 2.4
+
+
+def test_the_longer_schedule_has_the_same_teacher():
+    short, long = (result(f"block_pruning_{name}")["rows"][0] for name in ("squad", "squad_long"))
+    for key in ("model", "metrics", "bytes"):
+        assert short[key] == long[key]
 
 
 @pytest.mark.parametrize("task", ["sst2", "atis", "squad"])
@@ -101,6 +73,7 @@ def test_a_larger_lambda_leaves_less_and_filling_costs_no_time(task):
     by = sorted((row["metrics"]["lambda"], row["metrics"]["density"]) for row in rows)
     densities = [density for _, density in by]
     assert densities == sorted(densities, reverse=True)
+    assert len(pairs) >= 4
 
 
 def test_learned_blocks_against_chance_and_magnitude():
