@@ -16,7 +16,8 @@ checkpoint is chosen: every row is the last step of its training, and every lamb
 
 SST-2 learns from GLUE's phrases, tested on its 872 validation sentences; ATIS on its test split;
 SQuAD from 3,547 questions of it and TyDiQA's English ones, on the whole dev set of v1.1.
-"squad_long" is one lambda for twice as many steps, and filled at the rate of the pruning.
+"squad_long" is one lambda for twice as many steps, filled for as many at the rate of the pruning,
+and compacted by the authors' rule. Its teacher is that of "squad", trained again.
 
 Hours on one core; a killed run goes on when the command is given again. ``--arms`` takes some of
 the lambdas; with ``--train_only`` it writes no table, so that two cores can share the work.
@@ -149,7 +150,7 @@ def main() -> None:
     """Run the teacher and every lambda, then write the table."""
     options = task_parser("block_pruning", __doc__, TASKS)
     options.add_argument("--teacher", type=Path, help="a folder that the finetune recipe wrote")
-    options.add_argument("--arms", nargs="+", type=float, help="lambdas; default: four of the task")
+    options.add_argument("--arms", nargs="+", type=float, help="lambdas; default: those of the task")
     args = options.parse_args()
     name = settle("block_pruning", args)
     whole = args.task.removesuffix("_long")

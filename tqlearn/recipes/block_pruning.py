@@ -6,7 +6,7 @@
 
 Published (2109.04838): BERT on SQuAD v1 2.4 times faster on a GPU, its encoder 74 % smaller,
 at 1 % loss of F1: 64 of 144 heads, 22,248,960 of 84,934,656 weights are left. What we reached:
-block_pruning_sst2.json, _atis.json and _squad.json in benchmarks/results.
+block_pruning_sst2.json, _atis.json, _squad.json and _squad_long.json in benchmarks/results.
 
 Three phases: scores and weights learn together while the threshold rises ("prune"); what is empty
 is removed, so that a smaller dense model stays ("compact"); with --filled_epochs its zeros become
