@@ -150,7 +150,7 @@ def main() -> None:
     """Run the teacher and every lambda, then write the table."""
     options = task_parser("block_pruning", __doc__, TASKS)
     options.add_argument("--teacher", type=Path, help="a folder that the finetune recipe wrote")
-    options.add_argument("--arms", nargs="+", type=float, help="lambdas; default: those of the task")
+    options.add_argument("--arms", nargs="+", type=float, help="default: the lambdas of the task")
     args = options.parse_args()
     name = settle("block_pruning", args)
     whole = args.task.removesuffix("_long")
