@@ -75,7 +75,7 @@ TASKS: dict[str, dict] = {
 }
 TASKS["squad_long"] = TASKS["squad"] | {
     "num_train_epochs": 4.0,
-    "train_sampling_strategy": "group_by_length",  # half of the pieces were padding
+    "train_sampling_strategy": "group_by_length",  # less padding
     "rule": "authors",  # heads without queries or keys go too, and filling has to mend it
     "filled_epochs": 4.0,
     "filled_learning_rate": 1e-4,
