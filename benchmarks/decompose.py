@@ -34,9 +34,10 @@ from common import parser, write
 from tensorly.decomposition import tensor_train, tensor_train_matrix
 from tensorly.tenalg import svd_interface
 
-from tqlearn.decompose import low_rank, tt_svd, ttm_svd
-from tqlearn.kronecker import nearest_kronecker, rearrange
-from tqlearn.peers import tensorly_axes
+from tqlearn.factors.kronecker import nearest_kronecker, rearrange
+from tqlearn.factors.low_rank import low_rank
+from tqlearn.factors.peers import tensorly_axes
+from tqlearn.factors.trains import tt_svd, ttm_svd
 
 THREADS = 2
 SIZES = {"attention": (768, 768), "up": (3072, 768), "down": (768, 3072), "table": (30522, 768)}

@@ -30,8 +30,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import BertConfig, BertForSequenceClassification
 
 import tqlearn as tq
-from tqlearn.anatomy import encoder_layers
-from tqlearn.blocks import block_masks
+from tqlearn.sparsity.anatomy import encoder_layers
+from tqlearn.sparsity.blocks import block_masks
 
 HEADS = [4, 4, 6, 7, 7, 5, 6, 7, 5, 5, 5, 3]
 DIMENSIONS = [552, 717, 795, 789, 833, 792, 620, 466, 283, 112, 96, 238]

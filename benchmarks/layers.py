@@ -25,10 +25,10 @@ import torch.nn.functional as F
 from common import parser, write
 from torch import nn
 
-from tqlearn.embeddings import TTMEmbedding
-from tqlearn.kronecker import kronecker_dense
-from tqlearn.kronecker_layers import KroneckerEmbedding, KroneckerLinear
-from tqlearn.layers import LowRankLinear, TTLinear
+from tqlearn.factors.embeddings import TTMEmbedding
+from tqlearn.factors.kronecker import kronecker_dense
+from tqlearn.factors.kronecker_layers import KroneckerEmbedding, KroneckerLinear
+from tqlearn.factors.layers import LowRankLinear, TTLinear
 from tqlearn.shapes import dense_macs, kronecker_flops
 
 TOKENS, THREADS, WORDS = 512, 2, 30522

@@ -30,10 +30,10 @@ from common import parser, write
 from torch import nn
 
 from tqlearn import teachers
-from tqlearn.clips import PACT, LearnedClip
-from tqlearn.quantize import LSQ, LSQPlus
-from tqlearn.ranges import Uniform
-from tqlearn.sawb import COEFFICIENTS, SAWB, Ternary
+from tqlearn.quantizers.clips import PACT, LearnedClip
+from tqlearn.quantizers.lsq import LSQ, LSQPlus
+from tqlearn.quantizers.ranges import Uniform
+from tqlearn.quantizers.sawb import COEFFICIENTS, SAWB, Ternary
 
 THREADS = 1
 WEIGHT, TOKENS = (768, 3072), (16, 128, 768)

@@ -1,4 +1,4 @@
-"""The README's table of recipes: paper, notebook, command, and what the results say was reached.
+"""The tables of recipes: paper, notebook, command, and what the results say was reached.
 
 ``readme_tables.py`` writes it; nothing in it is typed by hand but names.
 """
@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 HEAD = "| paper | notebook | command | what was reached |\n| --- | --- | --- | --- |\n"
+SHORT = "| paper | best row | more |\n| --- | --- | --- |\n"
 METRICS = {
     "accuracy": "",
     "intent_accuracy": "intents ",
@@ -142,7 +143,7 @@ def reached(recipe: Recipe, results: Path) -> str:
         table = json.loads(file.read_text())["rows"]
         base = next(row for row in table if row["role"] == "baseline")
         found = "; ".join(figures(row, base) for row in chosen(table, rows))
-        said.append(f"[{task}](benchmarks/results/{file.name}): {found}")
+        said.append(f"[{task}](results/{file.name}): {found}")
     if missing:
         said.append(f"not measured yet: {', '.join(missing)}")
     return "<br>".join(said)
@@ -152,7 +153,25 @@ def table(results: Path) -> str:
     """The whole table in Markdown."""
     lines = []
     for recipe in RECIPES:
-        link = f"[{recipe.notebook[:2]}](notebooks/{recipe.notebook}.ipynb)"
+        link = f"[{recipe.notebook[:2]}](../notebooks/{recipe.notebook}.ipynb)"
         command = f"`python -m tqlearn.recipes.{recipe.module}`"
         lines.append(f"| {recipe.paper} | {link} | {command} | {reached(recipe, results)} |\n")
     return HEAD + "".join(lines)
+
+
+def short(results: Path) -> str:
+    """A line for each paper: its first result's row, the baseline, and where to read on.
+
+    Raises:
+        ValueError: a paper without a result.
+    """
+    lines = []
+    for recipe in RECIPES:
+        name, task, rows = recipe.shown[0]
+        table = json.loads((results / f"{name}.json").read_text())["rows"]
+        base = next(row for row in table if row["role"] == "baseline")
+        best = figures(chosen(table, rows)[0], base)
+        lesson = f"[{recipe.notebook[:2]}](notebooks/{recipe.notebook}.ipynb)"
+        source = f"[table](benchmarks/README.md), [sheet](tqlearn/recipes/{recipe.module}.md)"
+        lines.append(f"| {recipe.paper} | {task}: {best} | lesson {lesson}, {source} |\n")
+    return SHORT + "".join(lines)

@@ -1,9 +1,10 @@
-"""Write README.md's two tables, of recipes and of results, from benchmarks/results/*.json.
+"""Write the tables of both READMEs, this folder's and the main one, from benchmarks/results/*.json.
 
-Each stands between two markers. ``--check`` changes nothing and fails when README.md says something
-else than the results.
+Each stands between two markers; the main README's picture is the one that its lesson stores.
+``--check`` changes nothing and fails when a page says something else than the results.
 """
 
+import base64
 import json
 import sys
 from pathlib import Path
@@ -13,6 +14,9 @@ import readme_recipes
 ROOT = Path(__file__).parents[1]
 BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
 FIRST, LAST = "<!-- recipes: begin -->", "<!-- recipes: end -->"
+PAPERS = "<!-- papers: begin -->", "<!-- papers: end -->"
+PICTURE = ROOT / "docs" / "images" / "explorer.png"
+LESSON, EXPLORER = ROOT / "notebooks" / "02_tensor_train.ipynb", "tensor_train_explorer("
 SHOWN = (
     "qtc_atis",
     "qtc_atis_scratch",
@@ -71,7 +75,7 @@ def table(result: dict, path: Path) -> str:
     columns = list(dict.fromkeys(column for row in rows for column in row))
     lines = [columns, ["---"] * len(columns), *([row.get(c, "") for c in columns] for row in rows)]
     script = " ".join(result["command"].split()[:2])  # the JSON has the whole command
-    head = f"**[{result['name']}](benchmarks/results/{path.name})**: `{script}`, "
+    head = f"**[{result['name']}](results/{path.name})**: `{script}`, "
     head += f"seed {result['seed']}, {result['date'][:10]}\n\n"
     notes = list(dict.fromkeys(row["note"] for row in result["rows"] if row.get("note")))
     if len(notes) > 1:  # say whose each one is
@@ -89,32 +93,49 @@ def between(text: str, begin: str, end: str, new: str) -> str:
         ValueError: a marker is missing, so there is no place to write to.
     """
     if text.count(begin) != 1 or text.count(end) != 1:
-        raise ValueError(f"README.md must hold {begin} and {end} once each")
+        raise ValueError(f"the page must hold {begin} and {end} once each")
     before, rest = text.split(begin)
     return before + begin + "\n" + new + end + rest.split(end)[1]
 
 
-def readme(text: str, results: Path) -> str:
-    """``text`` with the results' tables written anew."""
+def page(text: str, results: Path) -> str:
+    """This folder's README with the results' tables written anew."""
     found = {p.stem: p for p in sorted(results.glob("*.json"))}
     shown = [found[name] for name in SHOWN if name in found]
     tables = [table(json.loads(p.read_text()), p) for p in shown]
     if rest := [p for p in found.values() if p not in shown]:
-        links = ", ".join(f"[{p.stem}](benchmarks/results/{p.name})" for p in rest)
+        links = ", ".join(f"[{p.stem}](results/{p.name})" for p in rest)
         tables.append(f"More: {links}.\n")
     return between(text, BEGIN, END, "\n".join(tables) or NOTHING)
 
 
-def whole(text: str) -> str:
-    """``text`` with both tables of this repository."""
-    results = ROOT / "benchmarks" / "results"
-    return between(readme(text, results), FIRST, LAST, readme_recipes.table(results))
+def picture() -> bytes:
+    """The still of the explorer that the lesson stores.
+
+    Raises:
+        ValueError: the lesson stores none.
+    """
+    for cell in json.loads(LESSON.read_text())["cells"]:
+        if EXPLORER in "".join(cell["source"]):
+            for output in cell.get("outputs", []):
+                if "image/png" in output.get("data", {}):
+                    return base64.b64decode("".join(output["data"]["image/png"]))
+    raise ValueError(f"{LESSON.name} stores no picture of its explorer; build it again")
+
+
+def whole(results: Path) -> dict[Path, bytes]:
+    """Both pages and the picture as they should be."""
+    main, own = ROOT / "README.md", ROOT / "benchmarks" / "README.md"
+    recipes = between(page(own.read_text(), results), FIRST, LAST, readme_recipes.table(results))
+    papers = between(main.read_text(), *PAPERS, readme_recipes.short(results))
+    return {main: papers.encode(), own: recipes.encode(), PICTURE: picture()}
 
 
 if __name__ == "__main__":
-    path = ROOT / "README.md"
-    old, new = path.read_text(), whole(path.read_text())
-    if "--check" not in sys.argv:
-        path.write_text(new)
-    elif old != new:
-        sys.exit("README.md is behind benchmarks/results: run `python benchmarks/readme_tables.py`")
+    for path, new in whole(ROOT / "benchmarks" / "results").items():
+        if "--check" not in sys.argv:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(new)
+        elif not path.exists() or path.read_bytes() != new:
+            name = path.relative_to(ROOT)
+            sys.exit(f"{name} is behind its source: run `python benchmarks/readme_tables.py`")

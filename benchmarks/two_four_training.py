@@ -19,8 +19,8 @@ import torch
 import tqlearn as tq
 from tqlearn.distill import soft_labels
 from tqlearn.hf import JointCollator, encode_joint, evaluate_joint
-from tqlearn.masks import input_norms, remask
-from tqlearn.sparsify import mask_of
+from tqlearn.sparsity.wanda import input_norms, remask
+from tqlearn.stages import mask_of
 
 PATTERNS = ("1:2", "2:4", "4:8", "8:16", "4:8 pairs", "1:4")
 TRAINED = ("2:4", "1:4")

@@ -20,12 +20,12 @@ import torch
 import tqlearn as tq
 from tqlearn.distill import soft_labels
 from tqlearn.hf import JointCollator, encode_joint, evaluate_joint, predict_joint
-from tqlearn.sparsify import mask_of
+from tqlearn.stages import mask_of
 
 RATE = 5e-4  # falls to a twentieth
 # for 2:4 weights, zeros in the statistics; all but the first fitted as in notebook 05
 LINES = {
-    (4, True): tq.sawb.MASKED["masked"],
+    (4, True): tq.quantizers.sawb.MASKED["masked"],
     (4, False): (12.4, -15.7),
     (2, True): (2.46, -1.54),
     (2, False): (2.30, -1.45),
@@ -53,7 +53,7 @@ class Lessons:
     def distill(self, model: torch.nn.Module, steps: int, seed: int) -> None:
         """Soft labels for ``steps`` batches in random order; clips follow, no dropout."""
         for module in model.modules():
-            if isinstance(module, tq.sawb.SAWB):
+            if isinstance(module, tq.quantizers.SAWB):
                 module.train()
         optimizer = torch.optim.Adam(model.parameters(), lr=RATE)
         schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.05, steps)

@@ -4,6 +4,7 @@ import ast
 import fnmatch
 import importlib.util
 import json
+import os
 import re
 import subprocess
 import sys
@@ -22,22 +23,13 @@ PACKAGE = ROOT / "tqlearn"
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 PINS = environment.read_pins(ROOT / "requirements.lock")
 
-ROWS = [
-    {"shapes", "registry"},
-    {"patterns", "rounding", "starts", "movement", "anatomy", "sized", "filled", "transitions"},
-    {"grid", "blocks"},
-    {"cores", "svd", "quantize", "clips", "sawb", "ranges", "sparsify", "distill", "data"},
-    {"decompose", "kronecker", "buckets", "points", "integers"},  # stands on svd, on ranges
-    {"layers", "embeddings", "kronecker_layers", "peers", "storage", "calibration", "activations"},
-    {"targets", "storage_nm", "weights"},
-    {"trains", "products", "quantizers"},  # the edits that replace a layer
-    {"pruning", "minmax"},
-    {"edits", "pack"},
-    {"report", "masks"},  # what is on disk is what pack writes, so report stands on it
-    {"layout"},
-    {"surgery", "compact", "models"},
-    {"hf"},
-    {"teachers"},  # beside hf in the plan of the house, but teachers hands out hf's model classes
+ROWS = [  # DESIGN: who may import whom; a room imports only what stands in rows before its own
+    {"shapes", "registry", "stages"},
+    {"factors", "quantizers", "sparsity", "distill", "data"},
+    {"storage", "models"},
+    {"surgery"},
+    {"hf", "export"},
+    {"teachers"},
     {"recipes", "sweep"},
     {"lab"},
 ]
@@ -48,7 +40,7 @@ BRIDGE |= {"seqeval", "sacrebleu", "sklearn", "numpy"}
 # recipes are programs for transformers' own argument parser and trainer
 GUESTS = {"data": {"datasets", "numpy", "sklearn", "PIL"}}
 GUESTS |= {"hf": BRIDGE, "teachers": BRIDGE, "recipes": BRIDGE}
-GUESTS |= {"peers": {"tensorly"}}  # imported at the call, to hand cores over
+GUESTS |= {"factors": {"tensorly"}}  # imported at the call, to hand cores over
 
 
 def tracked() -> list[Path]:
@@ -94,7 +86,6 @@ def test_rooms(file):
     outside = {name.split(".")[0] for name in imports(file)} - {"tqlearn"}
     strangers = outside - sys.stdlib_module_names - CORE - GUESTS.get(room, set())
     assert room == "lab" or not strangers, f"{room} may not import {sorted(strangers)}"
-    assert FLOOR[room] > 0 or not outside & CORE, f"{room} needs the standard library only"
 
 
 def test_recipes_stand_alone():
@@ -187,7 +178,7 @@ def test_files_are_small():
     for file in tracked():
         assert file.stat().st_size <= 2_000_000, f"{file} is above 2 MB"
     for file in PACKAGE.rglob("*.py"):
-        assert len(file.read_text().splitlines()) <= 300, f"{file}: does it hold two ideas?"
+        assert len(file.read_text().splitlines()) <= 250, f"{file}: does it hold two ideas?"
 
 
 def test_no_package_index_is_named():
@@ -233,19 +224,19 @@ def test_readme_tables_say_what_the_json_says(monkeypatch, tmp_path):
     rows = [{"model": f"{m}, {s}, 1 threads", "speed": {"speedup": x}} for m, s, x in sizes]
     timed = {**head, "name": "latency", "rows": rows}
     (tmp_path / "latency.json").write_text(json.dumps(timed))
-    text = tables.readme(f"before {tables.BEGIN} old {tables.END} after", tmp_path)
+    text = tables.page(f"before {tables.BEGIN} old {tables.END} after", tmp_path)
     assert text.startswith("before ") and text.endswith(" after") and " old " not in text
     assert "| model | role | file | slot f1 | smaller (file) |" in text
     assert "| dense | baseline | 91.00 MB |  |  |" in text
     assert "| t\\|t | student |  | 93.46 | 63.0x |" in text
     assert "| model | threads | faster at 1 x 8 | faster at 2 x 8 |" in text
     assert "| half | 1 | 1.99x | 1.99x |" in text and text.count("| half |") == 1
-    assert "\none seed.\n" in text and "More: [zebra](benchmarks/results/zebra.json)." in text
+    assert "\none seed.\n" in text and "More: [zebra](results/zebra.json)." in text
     assert (
-        "`python x.py`" in text and "2026-01-02\n" in text and tables.readme(text, tmp_path) == text
+        "`python x.py`" in text and "2026-01-02\n" in text and tables.page(text, tmp_path) == text
     )
     with pytest.raises(ValueError, match="once each"):
-        tables.readme("no markers", tmp_path)
+        tables.page("no markers", tmp_path)
 
 
 def test_a_recipes_line_shows_the_smallest_student_within_a_point(monkeypatch):
@@ -268,21 +259,61 @@ def test_a_recipes_line_shows_the_smallest_student_within_a_point(monkeypatch):
     assert [row["model"] for row in chosen(rows, ("b", "a"))] == ["b", "a"]
 
 
-def test_readme_quick_start(tmp_path):
-    """The README's code runs as it stands, learns, and loads back what it saved."""
-    code, _ = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
-    code += """
+def test_a_paper_gets_one_line(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    import readme_recipes
+
+    lines = readme_recipes.short(ROOT / "benchmarks" / "results").splitlines()
+    assert len(lines) == 2 + len(readme_recipes.RECIPES)
+    assert "slot F1 94.15 (95.38), file 66.9x smaller" in lines[2]
+
+
+README = (ROOT / "README.md").read_text()
+
+
+def test_readme_fits_a_reader():
+    assert len(README.splitlines()) <= 150
+    long = [line for line in README.splitlines() if len(line) > 200 and not line.startswith("|")]
+    assert not long
+
+
+def test_readme_snippets_run_in_order(tmp_path):
+    """Every command and every line of code that the README shows, as it stands, in one folder."""
+    blocks = re.findall(r"```(bash|python)\n(.*?)```", README, re.S)
+    assert [kind for kind, _ in blocks] == ["bash", "python", "python"]
+    code = [text for kind, text in blocks if kind == "python"]
+    code.append("""
 import torch
-batch = JointCollator(tokenizer)([encoded["test"][i] for i in range(100)])
-right = []
-for model in (student.eval(), again.eval()):
-    with torch.no_grad():
-        logits = model(**batch).intent_logits
-    right.append((logits.argmax(-1) == batch["intent_labels"]).float().mean().item())
-    last = logits if model is student else torch.equal(logits, last)
-print("CHECK", *right, last)
+same = all(torch.equal(a, b) for a, b in zip(
+    small.state_dict().values(), tq.pack(student_).state_dict().values(), strict=True))
+right = [evaluate_sentences(m, tokenizer, data["test"])["accuracy"] for m in (teacher, small)]
+print("CHECK", *right, tq.report(teacher).file / tq.report(small).file, same)
+""")
+    code[0] += "student_ = student\n"  # the second snippet makes another one
+    (tmp_path / "train.sh").write_text(blocks[0][1])
+    (tmp_path / "all.py").write_text("".join(code))
+    python = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    env = os.environ | {"PATH": python, "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""}
+    for command in (["sh", "-e", "train.sh"], [sys.executable, "all.py"]):
+        run = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True)
+        assert run.returncode == 0, run.stderr[-3000:]
+    _, teacher, small, ratio, same = run.stdout.splitlines()[-1].split()
+    assert float(teacher) > 90 and float(small) > 80 and float(ratio) > 8 and same == "True"
+
+
+def test_a_quantizer_in_ten_minutes(tmp_path):
+    """CONTRIBUTING's example as it stands: it packs and reloads to the bit."""
+    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "CONTRIBUTING.md").read_text(), re.S)
+    code += """
+from tqlearn.hf import BertForJointIntentSlot
+again = BertForJointIntentSlot.from_pretrained("runs/shift")
+for name, layer in again.named_modules():
+    for key in getattr(layer, "parametrizations", {}):
+        assert torch.equal(getattr(layer, key), getattr(student.get_submodule(name), key)), name
+scales = torch.cat([m.scale.flatten() for m in student.modules() if isinstance(m, ShiftScale)])
+assert torch.equal(scales.log2(), scales.log2().round()) and len(scales) > 1000
+print("CHECK", tq.report(teacher).file / tq.report(student).file)
 """
     run = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr[-3000:]
-    _, student, again, equal = run.stdout.splitlines()[-1].split()
-    assert float(student) > 0.5 and student == again and equal == "True"
+    assert float(run.stdout.splitlines()[-1].split()[1]) > 4

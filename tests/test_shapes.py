@@ -5,7 +5,7 @@ from math import prod
 import pytest
 
 from tqlearn import shapes
-from tqlearn.layers import TTLinear
+from tqlearn.factors.layers import TTLinear
 
 # name -> (attention, FFN-down, embedding): modes out + in (or joint), ranks
 CONFIGURATIONS = {

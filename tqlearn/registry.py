@@ -1,6 +1,9 @@
 """The classes that a saved model may name; loading never imports anything a file asks for."""
 
+from torch import nn
+
 REGISTRY: dict[str, type] = {}
+RESIZED = "Linear"  # the name of a resized linear layer in a layout
 
 
 def register(cls: type) -> type:
@@ -46,3 +49,25 @@ def registered_name(module: object) -> str | None:
     if cls.__name__.startswith("Parametrized"):  # parametrize puts a class of its own in front
         cls = cls.__mro__[1]
     return cls.__name__ if REGISTRY.get(cls.__name__) is cls else None
+
+
+def resized_linear(in_features: int, out_features: int, bias: bool = True) -> nn.Linear:
+    """Return a linear layer that carries its size in the layout.
+
+    >>> size_of(resized_linear(8, 3)), size_of(nn.Linear(8, 3))
+    ({'in_features': 8, 'out_features': 3, 'bias': True}, None)
+    """
+    layer = nn.Linear(in_features, out_features, bias=bias)
+    layer.tqlearn_resized = True
+    return layer
+
+
+def size_of(module: nn.Module) -> dict | None:
+    """Return the arguments of ``resized_linear`` that made a layer, or None for any other."""
+    if not (isinstance(module, nn.Linear) and getattr(module, "tqlearn_resized", False)):
+        return None
+    bias = module.bias is not None
+    return {"in_features": module.in_features, "out_features": module.out_features, "bias": bias}
+
+
+REGISTRY[RESIZED] = resized_linear  # ``build`` calls it; a plain nn.Linear stays undescribed

@@ -10,7 +10,7 @@ import pytest
 import tqlearn.data
 from tqlearn import teachers
 
-BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from conftest import result
 
-BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
 
 def quick(script, folder, *options):

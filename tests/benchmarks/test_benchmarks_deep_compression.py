@@ -12,7 +12,7 @@ from conftest import result
 
 from tqlearn.recipes.deep_compression import PHASES
 
-BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 TASKS = ("bert_sst2", "bert_atis", "vit_cifar10", "wav2vec2_fsdd")
 SMALL = TASKS[2:]  # trained from scratch, three times
 

@@ -13,7 +13,7 @@ from tqlearn import distill
 from tqlearn.hf.joint import JointOutput
 from tqlearn.lab.explorers.distillation import METRICS, runs
 
-BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 MASK = torch.tensor([[1, 1, 1, 0], [1, 1, 0, 0]])
 
 

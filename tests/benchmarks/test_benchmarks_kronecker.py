@@ -12,7 +12,7 @@ import torch
 import tqlearn as tq
 from tqlearn.teachers import load
 
-BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
 
 @pytest.fixture
@@ -42,7 +42,7 @@ def test_all_plans_change_the_same_layers(script):
     errors = []
     for edit in (script.one, script.several, script.pair):
         student = tq.compress(teacher, train_or_pair.plan(edit, 0))
-        kinds = (tq.KroneckerLinear, tq.LowRankLinear)
+        kinds = (tq.factors.KroneckerLinear, tq.factors.LowRankLinear)
         assert sum(isinstance(layer, kinds) for layer in student.modules()) == 2 * 6 + 2
         errors.append(train_or_pair.relative_error(student, teacher))
     assert errors[0] > errors[1] > errors[2]

@@ -13,7 +13,7 @@ import pytest
 import torch
 from conftest import result
 
-BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 CONTESTANTS = ["dense", "masked", "compacted", "compacted half", "tensor trains", "Kronecker",
                "torch int8"]  # fmt: skip
 

@@ -9,7 +9,7 @@ import pytest
 
 from tqlearn.lab.results import measured
 
-SCRIPT = Path(__file__).parents[1] / "benchmarks" / "lsq_training.py"
+SCRIPT = Path(__file__).parents[2] / "benchmarks" / "lsq_training.py"
 
 
 def test_the_committed_table_holds_what_notebook_04_prints():

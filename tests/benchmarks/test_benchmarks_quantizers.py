@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from tqlearn.quantize import LSQ
+from tqlearn.quantizers.lsq import LSQ
 
-BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ import torch
 import tqlearn as tq
 from tqlearn.teachers import load
 
-BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
 
 @pytest.fixture
@@ -43,7 +43,7 @@ def test_both_plans_change_the_same_layers_and_the_error_is_known(script, teache
     sizes, errors = [], []
     for edit in (script.train, script.pair):
         student = tq.compress(teacher, script.plan(edit, 16))
-        names = {name for name, layer in student.named_modules() if type(layer) is tq.TTLinear}
+        names = {n for n, m in student.named_modules() if type(m) is tq.factors.TTLinear}
         assert len(names) == 2 * 6 + 2
         sizes.append(tq.report(student).parameters)
         errors.append(script.relative_error(student, teacher))

@@ -9,7 +9,7 @@ import pytest
 
 from tqlearn.lab.results import measured
 
-SCRIPT = Path(__file__).parents[1] / "benchmarks" / "two_four_training.py"
+SCRIPT = Path(__file__).parents[2] / "benchmarks" / "two_four_training.py"
 
 
 def slots(name: str) -> list[float]:

@@ -9,7 +9,7 @@ import pytest
 
 from tqlearn.lab.results import measured
 
-SCRIPT = Path(__file__).parents[1] / "benchmarks" / "zero_grid.py"
+SCRIPT = Path(__file__).parents[2] / "benchmarks" / "zero_grid.py"
 
 
 def test_the_committed_table_holds_what_notebook_05_prints():

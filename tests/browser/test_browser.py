@@ -23,7 +23,7 @@ from tqlearn.lab import exercises
 
 pytestmark = pytest.mark.browser
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 SHOTS = ROOT / "test-results" / "browser"
 NOTEBOOKS = sorted(path.stem for path in (ROOT / "notebooks").glob("[0-9]*.ipynb"))
 SETTINGS = {  # every cell stays in the page, so that the whole of it can be examined

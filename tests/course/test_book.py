@@ -11,7 +11,7 @@ from html_page import Page
 
 from tqlearn.lab.book import build_book
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("[0-9]*.ipynb"))
 
 

@@ -14,7 +14,7 @@ from tqlearn.lab.book.__main__ import main
 from tqlearn.lab.book.formulas import mathml
 from tqlearn.lab.book.links import Links
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 HEADER = """# A {name}
 
 **You will see

@@ -15,7 +15,7 @@ from tqlearn.lab.check import check, hint, rejoin, solution
 from tqlearn.lab.exercises.base import Exercise, Gradient, Invariant, Mistake
 from tqlearn.lab.exercises.compare import difference
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 ALL = [exercise for number in exercises.lessons() for exercise in exercises.of(number)]
 MISTAKES = [(exercise, k) for exercise in ALL for k in range(len(exercise.mistakes))]
 of_each = pytest.mark.parametrize("exercise", ALL, ids=[exercise.id for exercise in ALL])

@@ -8,10 +8,10 @@ from torch.testing import assert_close
 from transformers import BertConfig, BertForSequenceClassification
 
 import tqlearn as tq
-from tqlearn.blocks import BlockMask, block_density, block_masks
 from tqlearn.lab.check import check
 from tqlearn.lab.exercises import n07_block_pruning as n07
 from tqlearn.lab.explorers import block_pruning as explorer
+from tqlearn.sparsity.blocks import BlockMask, block_density, block_masks
 
 SMALL = {
     "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64,

@@ -13,11 +13,11 @@ from torch.testing import assert_close
 from tqlearn.lab.check import check
 from tqlearn.lab.exercises import n12_deep_compression as n12
 from tqlearn.lab.explorers import deep_compression as explorer
-from tqlearn.sawb import SAWB
-from tqlearn.sparsify import NMMask, magnitude, nm_mask
-from tqlearn.storage_nm import PackedNM
+from tqlearn.quantizers.sawb import SAWB
+from tqlearn.sparsity.nm import NMMask, magnitude, nm_mask
+from tqlearn.storage.packed import PackedNM
 
-BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
 
 def measured_row(name, seeds, deployed=None):

@@ -8,13 +8,14 @@ import torch
 from torch.testing import assert_close
 
 import tqlearn as tq
-from tqlearn import MinMax, integers
-from tqlearn.buckets import RunningRange
+from tqlearn import MinMax
 from tqlearn.lab.check import check
 from tqlearn.lab.exercises import n13_fully_quantized_translation as n13
 from tqlearn.lab.explorers import fully_quantized as explorer
 from tqlearn.models import Transformer
-from tqlearn.ranges import Uniform
+from tqlearn.quantizers import integers
+from tqlearn.quantizers.ranges import Uniform
+from tqlearn.quantizers.running_ranges import RunningRange
 
 SMALL = {"vocabulary": 20, "width": 16, "ffn": 24, "heads": 2, "layers": 1, "dropout": 0.0}
 

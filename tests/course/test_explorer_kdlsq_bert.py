@@ -7,12 +7,12 @@ import torch
 from torch.testing import assert_close
 
 import tqlearn as tq
-from tqlearn.calibration import calibrate
-from tqlearn.clips import LearnedClip
 from tqlearn.lab.check import check
 from tqlearn.lab.exercises import n11_kdlsq_bert as n11
 from tqlearn.lab.explorers import kdlsq_bert as explorer
 from tqlearn.lab.results import measured
+from tqlearn.quantizers.calibration import calibrate
+from tqlearn.quantizers.clips import LearnedClip
 
 BELL = torch.distributions.Normal(0.0, 1.0).icdf((torch.arange(100_001).double() + 0.5) / 100_001)
 

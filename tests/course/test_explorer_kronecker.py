@@ -6,8 +6,9 @@ from itertools import pairwise
 import pytest
 import torch
 
-from tqlearn import decompose, kronecker, shapes
-from tqlearn.kronecker_layers import KroneckerEmbedding, KroneckerLinear
+from tqlearn import shapes
+from tqlearn.factors import kronecker, trains
+from tqlearn.factors.kronecker_layers import KroneckerEmbedding, KroneckerLinear
 from tqlearn.lab import exercises
 from tqlearn.lab.check import check
 from tqlearn.lab.exercises import n03_kronecker as n03
@@ -159,7 +160,7 @@ def test_structures_are_what_they_say(matrices):
     for row in [row for row in found if row["family"] == "train"]:
         *modes, _, limit = row["shape"].split()
         modes = [*map(int, modes)]
-        cores, dropped = decompose.tt_svd(weight.reshape(modes), int(limit))
+        cores, dropped = trains.tt_svd(weight.reshape(modes), int(limit))
         assert row["numbers"] == sum(core.numel() for core in cores) <= max(budgets)
         assert row["error"] == pytest.approx(float(dropped.norm() / weight.norm()), rel=1e-5)
 

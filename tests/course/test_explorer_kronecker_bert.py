@@ -8,7 +8,7 @@ from torch.testing import assert_close
 from transformers import BertConfig, BertModel
 
 import tqlearn as tq
-from tqlearn.kronecker_layers import KroneckerEmbedding
+from tqlearn.factors.kronecker_layers import KroneckerEmbedding
 from tqlearn.lab import exercises
 from tqlearn.lab.check import check
 from tqlearn.lab.exercises import n10_kroneckerbert as n10

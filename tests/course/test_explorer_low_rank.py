@@ -6,7 +6,8 @@ from itertools import pairwise
 import pytest
 import torch
 
-from tqlearn import decompose, shapes
+from tqlearn import shapes
+from tqlearn.factors.low_rank import low_rank
 from tqlearn.lab import exercises
 from tqlearn.lab.check import check
 from tqlearn.lab.exercises import n01_low_rank as n01
@@ -40,7 +41,7 @@ def test_the_spectrum_of_a_matrix_that_one_can_read():
 def test_errors_are_those_of_the_librarys_pair(matrices, spectra):
     for name, matrix in matrices.items():
         for rank in (1, 7, 31):
-            left, right, _ = decompose.low_rank(matrix, rank)
+            left, right, _ = low_rank(matrix, rank)
             error = float((matrix - left @ right).norm() / matrix.norm())
             assert spectra[name]["errors"][rank] == pytest.approx(error, rel=1e-4)
 
@@ -120,7 +121,7 @@ def test_a_callback_takes_less_than_300_ms(widget):
 def test_even_pair_is_the_librarys(matrices):
     for matrix in matrices.values():
         left, right = n01.even_pair(matrix, 6)
-        mine, other, _ = decompose.low_rank(matrix, 6)
+        mine, other, _ = low_rank(matrix, 6)
         torch.testing.assert_close(left @ right, mine @ other, rtol=1e-4, atol=1e-5)
         torch.testing.assert_close(left.norm(dim=0), right.norm(dim=1))
 
@@ -139,7 +140,7 @@ def test_rank_within_keeps_the_promise_and_wastes_nothing(seed):
         rank = n01.rank_within(values, error)
         assert values[rank:].norm() <= error * values.norm()
         assert rank == 1 or values[rank - 1 :].norm() > error * values.norm()
-        library = decompose.low_rank(torch.diag(values), error=error)[0].shape[1]
+        library = low_rank(torch.diag(values), error=error)[0].shape[1]
         assert rank == library
 
 

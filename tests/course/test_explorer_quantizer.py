@@ -26,7 +26,7 @@ def test_parts_by_hand():
 
 @pytest.mark.parametrize("bits", (2, 3, 4, 8))
 def test_parts_add_up_to_the_error_of_the_library(bits):
-    lsq = tq.quantize.LSQ(bits, init="mse").calibrate(W)
+    lsq = tq.quantizers.LSQ(bits, init="mse").calibrate(W)
     row = error_parts(W, bits, lsq.scale.item())
     relative = ((lsq(W) - W).norm() / W.norm()).item()
     assert row["error"] == pytest.approx(relative, rel=1e-4)
@@ -117,9 +117,9 @@ def test_unsigned_answers_may_be_written_in_other_ways():
 def test_the_fitted_scale_rests_where_the_library_searches():
     refine = exercises.find("04.2").answer
     for bits in (2, 3):
-        qmin, qmax = tq.quantize.integer_range(bits)
-        fitted = refine(W, tq.quantize.LSQ(bits).calibrate(W).scale.detach(), qmin, qmax, 60)
-        searched = tq.quantize.LSQ(bits, init="mse").calibrate(W).scale.detach()
+        qmin, qmax = tq.quantizers.integer_range(bits)
+        fitted = refine(W, tq.quantizers.LSQ(bits).calibrate(W).scale.detach(), qmin, qmax, 60)
+        searched = tq.quantizers.LSQ(bits, init="mse").calibrate(W).scale.detach()
         errors = [error_parts(W, bits, s.item())["error"] for s in (fitted, searched)]
         assert errors[0] < 1.01 * errors[1]
 
@@ -153,7 +153,7 @@ def test_a_scale_per_row_is_the_library_row_by_row():
         out = exercises.find("04.4").answer(w, scales, qmin, qmax)
         g = torch.randn(w.shape)
         out.backward(g)
-        lsq = tq.quantize.LSQ(bits={1: 2, 3: 3, 7: 4}[qmax])
+        lsq = tq.quantizers.LSQ(bits={1: 2, 3: 3, 7: 4}[qmax])
         for row, scale, mine, up, grad in zip(w, scales, out, g, scales.grad, strict=True):
             lsq.scale.data, lsq.scale.grad = scale.detach().clone(), None
             theirs = lsq(row)

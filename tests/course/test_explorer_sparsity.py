@@ -20,8 +20,9 @@ from tqlearn.lab.explorers.sparsity import (
     sparsity_table,
     storage,
 )
-from tqlearn.masks import input_norms, remask
-from tqlearn.sparsify import mask_of, nm_mask
+from tqlearn.sparsity.nm import nm_mask
+from tqlearn.sparsity.wanda import input_norms, remask
+from tqlearn.stages import mask_of
 
 GENERATOR = torch.Generator().manual_seed(0)
 W = torch.randn(40, 64, generator=GENERATOR) / 10
@@ -173,7 +174,7 @@ def test_the_packed_product_is_the_dense_one():
 def test_the_decay_loss_is_sr_stes_gradient():
     w = W.clone().requires_grad_()
     exercises.find("06.3").answer(w, 0.3).backward()
-    mask = tq.sparsify.NMMask([40, 64], update="sr-ste", decay=0.3)
+    mask = tq.sparsity.NMMask([40, 64], update="sr-ste", decay=0.3)
     leaf = W.clone().requires_grad_()
     mask(leaf).backward(torch.zeros_like(W))
     torch.testing.assert_close(w.grad, leaf.grad)

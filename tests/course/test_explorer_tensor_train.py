@@ -6,7 +6,8 @@ from itertools import pairwise
 import pytest
 import torch
 
-from tqlearn import decompose, shapes
+from tqlearn import shapes
+from tqlearn.factors import trains
 from tqlearn.lab import exercises
 from tqlearn.lab.check import check
 from tqlearn.lab.exercises import n02_tensor_train as n02
@@ -57,8 +58,8 @@ def test_the_error_is_that_of_the_rebuilt_train(matrices):
     weight = matrices["noise"]
     row = explorer.train_costs(weight, 3, 6)
     modes = (*explorer.digit_modes(64, 3), *explorer.digit_modes(32, 3)[::-1])
-    cores, _ = decompose.tt_svd(weight.reshape(modes), 6)
-    rebuilt = decompose.tt_dense(cores).reshape(64, 32)
+    cores, _ = trains.tt_svd(weight.reshape(modes), 6)
+    rebuilt = trains.tt_dense(cores).reshape(64, 32)
     assert row["error"] == pytest.approx(float((weight - rebuilt).norm() / weight.norm()), 1e-4)
 
 
@@ -147,14 +148,14 @@ def test_train_numbers_is_the_librarys_count(name, rank):
 def test_ranks_within_keep_the_promise_and_waste_nothing(seed):
     for box, tolerance in exercises.find("02.2").arguments(seed):
         ranks = n02.ranks_within(box, tolerance)
-        cores, dropped = decompose.tt_svd(box, ranks)
+        cores, dropped = trains.tt_svd(box, ranks)
         assert dropped.norm() <= tolerance * box.norm() * (1 + 1e-9)
         assert [core.shape[2] for core in cores] == ranks[1:], "none above the admissible"
         share = tolerance * box.norm() / (box.dim() - 1) ** 0.5
         for k, rank in enumerate(ranks[1:-1], 1):
             if rank > 1:  # one less, and this cut alone would exceed its share
                 fewer = [*ranks[:k], rank - 1, *ranks[k + 1 :]]
-                assert decompose.tt_svd(box, fewer)[1][k - 1] > share
+                assert trains.tt_svd(box, fewer)[1][k - 1] > share
 
 
 def test_ranks_within_of_a_loose_and_a_tight_tolerance():
@@ -165,7 +166,7 @@ def test_ranks_within_of_a_loose_and_a_tight_tolerance():
 
 def test_train_layer_is_the_matrix_at_the_librarys_cost():
     for x, cores, p in exercises.find("02.3").arguments(5):
-        weight = decompose.tt_dense(cores).flatten(0, p - 1).flatten(1)
+        weight = trains.tt_dense(cores).flatten(0, p - 1).flatten(1)
         torch.testing.assert_close(n02.train_layer(x, cores, p), x @ weight.T, rtol=1e-4, atol=1e-3)
         observed = exercises.find("02.3").observe(n02.train_layer, (x, cores, p))
         modes = [core.shape[1] for core in cores]
@@ -185,7 +186,7 @@ def test_train_layer_with_one_core_a_side():
 
 def test_a_layer_that_builds_the_matrix_some_other_way_costs_too_much():
     def rebuilds(x, cores, p):
-        return x @ decompose.tt_dense(cores).flatten(0, p - 1).flatten(1).T
+        return x @ trains.tt_dense(cores).flatten(0, p - 1).flatten(1).T
 
     assert "times the work" in check("02.3", rebuilds).line
 
@@ -194,7 +195,7 @@ def test_weave_is_what_the_library_cuts():
     table = torch.randn(30, 24, dtype=torch.float64)
     woven = n02.weave(table, (5, 3, 2), (2, 4, 3))
     assert woven.shape == (10, 12, 6)
-    _, mine = decompose.tt_svd(woven, 3)
-    _, library = decompose.ttm_svd(table, (5, 3, 2), (2, 4, 3), 3)
+    _, mine = trains.tt_svd(woven, 3)
+    _, library = trains.ttm_svd(table, (5, 3, 2), (2, 4, 3), 3)
     torch.testing.assert_close(mine, library)
     assert woven[2 * 2 + 1, 1 * 4 + 3, 0 * 3 + 2] == table[2 * 6 + 1 * 2, 1 * 12 + 3 * 3 + 2]

@@ -11,7 +11,7 @@ from tqlearn.lab.check import check
 from tqlearn.lab.exercises import n05_zero_preserving_4bit as n05
 from tqlearn.lab.explorers import zero_grid as explorer
 from tqlearn.lab.explorers.zero_grid import grid_parts, on_grid, pruned_mask, zero_grid_table
-from tqlearn.sparsify import nm_mask
+from tqlearn.sparsity.nm import nm_mask
 
 W = torch.randn(40, 64, generator=torch.Generator().manual_seed(0)) / 10
 
@@ -55,7 +55,7 @@ def test_parts_by_hand():
 @pytest.mark.parametrize("zero", [True, False])
 @pytest.mark.parametrize("bits", explorer.GRID_BITS)
 def test_the_grid_is_the_librarys(bits, zero):
-    sawb = tq.sawb.SAWB(bits, zero, coefficients=(2.3, 0.0)).calibrate(W).eval()
+    sawb = tq.quantizers.SAWB(bits, zero, coefficients=(2.3, 0.0)).calibrate(W).eval()
     w = torch.cat([W.flatten(), torch.zeros(5), torch.tensor([-9.0, 9.0])])
     hat, index = on_grid(w, sawb.clip.item(), bits, zero)
     torch.testing.assert_close(hat, sawb(w), rtol=1e-4, atol=1e-6)
@@ -153,16 +153,16 @@ def test_a_callback_takes_less_than_300_ms():
 @pytest.mark.parametrize("seed", range(3))
 def test_the_exercises_are_the_librarys(seed):
     for w, clip, bits in exercises.find("05.1").arguments(seed):
-        sawb = tq.sawb.SAWB(bits, extended=True, coefficients=(1.0, 0.0)).eval()
+        sawb = tq.quantizers.SAWB(bits, extended=True, coefficients=(1.0, 0.0)).eval()
         sawb.scale.fill_(float(clip) / sawb.qmax)
         torch.testing.assert_close(n05.quantize_extended(w, clip, bits), sawb(w))
         assert int(sawb.codes(w).min()) == -(2 ** (bits - 1)), "the spare code occurs"
     for w, c_rms, c_abs, bits in exercises.find("05.2").arguments(seed):
-        sawb = tq.sawb.SAWB(bits, coefficients=(c_rms, c_abs), groups=len(w)).calibrate(w)
+        sawb = tq.quantizers.SAWB(bits, coefficients=(c_rms, c_abs), groups=len(w)).calibrate(w)
         torch.testing.assert_close(n05.quantize_rows(w, c_rms, c_abs, bits), sawb(w))
         torch.testing.assert_close(sawb.clip[0, 0], w[0].abs().max())  # the guard
     for x, low, high, g, bits in exercises.find("05.4").arguments(seed):
-        pact = tq.clips.PACT(bits).double()
+        pact = tq.quantizers.PACT(bits).double()
         pact.low.data.copy_(low)
         pact.high.data.copy_(high)
         torch.testing.assert_close(n05.quantize_two_sided(x, low, high, bits), pact(x))

@@ -1,7 +1,7 @@
 """The notebooks notice a wrong line: one constant changed in a hand-built cell turns a cell red.
 
-``tests/mutations/NN.json`` lists for notebook NN which text becomes which. The cells up to the end
-of "The library agrees" run as they stand (nothing may turn red), then once per change: an
+``mutations/NN.json`` lists for notebook NN which text becomes which. The cells up to the end of
+"The library agrees" run as they stand (nothing may turn red), then once per change: an
 assertion, or a compared cell that prints something else, must catch it.
 """
 
@@ -19,10 +19,10 @@ from tqlearn.lab.build import tagged
 
 pytestmark = pytest.mark.slow
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 CHANGES = {
     file.stem: json.loads(file.read_text("utf-8"))
-    for file in sorted((ROOT / "tests" / "mutations").glob("*.json"))
+    for file in sorted((ROOT / "tests" / "course" / "mutations").glob("*.json"))
 }
 CASES = [(number, k) for number, changes in CHANGES.items() for k in range(len(changes))]
 

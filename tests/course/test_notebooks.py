@@ -19,9 +19,9 @@ import pytest
 from tqlearn.lab import exercises, usage
 from tqlearn.lab.build import PLOTLY, WIDGET, clean, tagged
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
-CANARY = ROOT / "tests" / "canary"
+CANARY = ROOT / "tests" / "course" / "canary"
 SECTIONS = (  # second-level headings, in this order; the idea's own headings stand in between
     "The question",
     "Predict first",

@@ -4,6 +4,7 @@ import ast
 import json
 import os
 import re
+from pathlib import Path
 
 import nbformat
 import pytest

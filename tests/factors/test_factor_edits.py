@@ -10,7 +10,7 @@ from torch import nn
 from torch.testing import assert_close
 
 import tqlearn as tq
-from tqlearn.kronecker import modes_within
+from tqlearn.factors.kronecker import modes_within
 
 ALL = [tq.TT, tq.LowRank, tq.Kronecker]
 

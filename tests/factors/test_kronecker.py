@@ -2,11 +2,11 @@
 
 import pytest
 import torch
-from test_decompose import close, golden
+from test_trains import close, golden
 from torch.testing import assert_close
 
 from tqlearn import shapes
-from tqlearn.kronecker import kronecker_dense, nearest_kronecker, rearrange
+from tqlearn.factors.kronecker import kronecker_dense, nearest_kronecker, rearrange
 
 # name -> out_modes, in_modes of attention, FFN up and FFN down; n of the embedding
 KB8 = (((384, 2), (384, 2)), ((8, 384), (2, 384)), ((2, 384), (8, 384)), 8)

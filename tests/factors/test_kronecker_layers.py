@@ -2,15 +2,15 @@
 
 import pytest
 import torch
-from test_decompose import close, golden
 from test_layers import linear_of
+from test_trains import close, golden
 from torch import nn
 from torch.testing import assert_close
 
 from tqlearn import Kronecker, compress
-from tqlearn.decompose import low_rank
-from tqlearn.kronecker import kronecker_dense, rearrange
-from tqlearn.kronecker_layers import KroneckerEmbedding, KroneckerLinear
+from tqlearn.factors.kronecker import kronecker_dense, rearrange
+from tqlearn.factors.kronecker_layers import KroneckerEmbedding, KroneckerLinear
+from tqlearn.factors.low_rank import low_rank
 
 # name -> out_modes, in_modes, and which order and way the counts call for
 SHAPES = {

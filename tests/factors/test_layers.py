@@ -2,14 +2,15 @@
 
 import pytest
 import torch
-from test_decompose import golden
+from test_trains import golden
 from torch import nn
 from torch.testing import assert_close
 
-from tqlearn.decompose import low_rank, tt_dense, ttm_dense
-from tqlearn.edits import LSQ
-from tqlearn.embeddings import TTMEmbedding
-from tqlearn.layers import LowRankLinear, TTLinear
+from tqlearn.factors.embeddings import TTMEmbedding
+from tqlearn.factors.layers import LowRankLinear, TTLinear
+from tqlearn.factors.low_rank import low_rank
+from tqlearn.factors.trains import tt_dense, ttm_dense
+from tqlearn.quantizers.edits import LSQ
 
 
 def linear_of(weight, bias=True):

@@ -4,11 +4,11 @@ import pytest
 import tensorly as tl
 import torch
 from tensorly.decomposition import tensor_train, tensor_train_matrix
-from test_decompose import golden
+from test_trains import golden
 from torch.testing import assert_close
 
-from tqlearn.decompose import tt_dense, tt_svd, ttm_dense, ttm_svd
-from tqlearn.peers import from_tensorly, tensorly_axes, to_tensorly
+from tqlearn.factors.peers import from_tensorly, tensorly_axes, to_tensorly
+from tqlearn.factors.trains import tt_dense, tt_svd, ttm_dense, ttm_svd
 
 MODES = (2, 3, 4), (3, 3, 4)
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from tqlearn.svd import allowed_norm, leading, truncated_svd
+from tqlearn.factors.svd import allowed_norm, leading, truncated_svd
 
 
 def falling(rows, cols, decay=0.9, dtype=torch.float32):

@@ -7,7 +7,8 @@ from tensorly.decomposition import tensor_train
 from torch.nn.functional import pad
 from torch.testing import assert_close
 
-from tqlearn.decompose import balance_norms, low_rank, tt_dense, tt_svd, ttm_dense, ttm_svd
+from tqlearn.factors.low_rank import low_rank
+from tqlearn.factors.trains import balance_norms, tt_dense, tt_svd, ttm_dense, ttm_svd
 
 
 def golden():

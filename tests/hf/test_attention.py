@@ -22,9 +22,9 @@ from transformers import (
 )
 
 import tqlearn as tq
-from tqlearn.activations import ATTENTION
 from tqlearn.hf import QUANTIZED, SCORES, DistillTrainer, quantize_attention
 from tqlearn.hf.attention import attention_modules
+from tqlearn.quantizers.inputs import ATTENTION
 
 SMALL = {
     "hidden_size": 32,
@@ -64,7 +64,7 @@ def student(inputs):
 def test_every_product_is_quantized():
     """10 activation quantizers a layer and one for the pooler, 6 weights a layer and two more."""
     model = student(batch())
-    names = [n for n, m in model.named_modules() if tq.quantize.is_quantizer(m)]
+    names = [n for n, m in model.named_modules() if tq.stages.is_quantizer(m)]
     on_weights = [n for n in names if ".parametrizations." in n]
     assert len(on_weights) == 6 * 2 + 2 and len(names) - len(on_weights) == 10 * 2 + 1
     q = model.bert.encoder.layer[0].attention.self.quant_query
@@ -270,7 +270,7 @@ SIZES = [  # spec sheet KDLSQ, section 7: what is quantized -> bytes, ratio
 @pytest.mark.parametrize(("bits", "size", "ratio"), SIZES)
 def test_check_11_sizes_to_the_byte(bits, size, ratio):
     """The real BERT-base under a plan, counted as the table counts: 32 bits for all the rest."""
-    from tqlearn.report import _row
+    from tqlearn.storage.report import _row
 
     with torch.device("meta"):
         bert = BertModel(BertConfig())

@@ -151,7 +151,7 @@ def test_a_layout_for_another_model_is_refused(tmp_path):
 
 def test_a_quantizer_of_ones_own(tmp_path):
     """README's second example as it stands there: compressed, trained, saved and reloaded."""
-    readme = (Path(__file__).parents[1] / "README.md").read_text()
+    readme = (Path(__file__).parents[2] / "README.md").read_text()
     _, code = re.findall(r"```python\n(.*?)```", readme, re.S)
     cls, config, _ = FAMILIES["bert"]
     names = {"tq": tq, "torch": torch, "model": cls(config).eval()}

@@ -13,7 +13,7 @@ from transformers import BertForSequenceClassification as Bert
 
 import tqlearn as tq
 from tqlearn.hf import NoNormTransition, ReLUTransition
-from tqlearn.transitions import FadingNorm, FadingReLU, NoNorm
+from tqlearn.sparsity.transitions import FadingNorm, FadingReLU, NoNorm
 
 SMALL = {
     "vocab_size": 40, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4,

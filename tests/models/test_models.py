@@ -9,8 +9,9 @@ from torch.nn import functional as F
 from torch.testing import assert_close
 
 from tqlearn.models import Transformer, beam_search
+from tqlearn.models.pieces import Norm, Softmax
 from tqlearn.models.search import length_penalty
-from tqlearn.points import Norm, Point, Positions, Softmax
+from tqlearn.quantizers.named_points import Point, Positions
 
 SMALL = {"vocabulary": 23, "width": 16, "ffn": 24, "heads": 4, "layers": 2, "length": 40}
 WORDS = {"queries": "query", "keys": "key"}

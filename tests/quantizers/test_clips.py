@@ -8,9 +8,16 @@ from torch import nn
 from torch.testing import assert_close
 
 import tqlearn as tq
-from tqlearn.clips import PACT, LearnedClip
-from tqlearn.quantize import LSQ, LSQPlus, fake_quantize
-from tqlearn.starts import GAMMA, parse_rule, start_bounds, start_scale, truncation
+from tqlearn.quantizers.clips import PACT, LearnedClip
+from tqlearn.quantizers.initial_scales import (
+    GAMMA,
+    parse_rule,
+    start_bounds,
+    start_scale,
+    truncation,
+)
+from tqlearn.quantizers.lsq import LSQ, LSQPlus
+from tqlearn.quantizers.rounding import fake_quantize
 
 V = torch.tensor([-4, -1.3, -0.4, 0, 0.26, 0.75, 1.5, 3.49, 3.6, 5], dtype=torch.float64)
 DS = torch.tensor([-7, -0.4, -0.2, 0, 0.48, 0.5, 0, 0.02, 7, 7], dtype=torch.float64)
@@ -359,4 +366,4 @@ def test_refusals():
         LearnedClip(4, groups=0)
     with pytest.raises(ValueError, match=r"\(5, 2\) does not divide into 4 equal groups"):
         LearnedClip(4, groups=4)(torch.randn(5, 2))
-    assert sorted(GAMMA) == [*range(2, 9)] and issubclass(tq.clips.PACT, nn.Module)
+    assert sorted(GAMMA) == [*range(2, 9)] and issubclass(tq.quantizers.PACT, nn.Module)

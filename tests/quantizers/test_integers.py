@@ -7,7 +7,7 @@ import torch
 from torch.nn import functional as F
 from torch.testing import assert_close
 
-from tqlearn import integers
+from tqlearn.quantizers import integers
 
 
 def coded(bits, low=-4.0, high=4.0, count=20001):

@@ -8,7 +8,9 @@ from torch import nn
 from torch.testing import assert_close
 
 import tqlearn as tq
-from tqlearn.quantize import LSQ, fake_quantize, integer_range, round_ste, uncalibrated
+from tqlearn.quantizers.grid import uncalibrated
+from tqlearn.quantizers.lsq import LSQ
+from tqlearn.quantizers.rounding import fake_quantize, integer_range, round_ste
 
 X = torch.tensor([-1.03, -0.92, -0.37, -0.04, 0, 0.04, 0.26, 0.52, 0.74, 0.93], dtype=torch.float64)
 G = torch.arange(1, 11, dtype=torch.float64) / 10
@@ -184,7 +186,9 @@ def test_a_scale_has_the_type_of_its_weight(dtype):
 
 
 def test_quantizers_of_activations_stand_where_the_layer_stands():
-    layer = tq.LSQ(bits=8, activations=8)(tq.TTLinear((4, 6), (6, 4), 3).to("meta").double())
+    layer = tq.LSQ(bits=8, activations=8)(
+        tq.factors.TTLinear((4, 6), (6, 4), 3).to("meta").double()
+    )
     for q in (layer.quant_input, layer.quant_merge, layer.quant_middle):
         assert q.scale.is_meta and q.scale.dtype == torch.float64
     student = tq.compress(

@@ -9,10 +9,11 @@ from torch import nn
 from torch.testing import assert_close
 
 import tqlearn as tq
-from tqlearn import MinMax, integers
-from tqlearn.buckets import RunningRange
+from tqlearn import MinMax
 from tqlearn.models import Transformer, beam_search, sizes
-from tqlearn.ranges import Uniform
+from tqlearn.quantizers import integers
+from tqlearn.quantizers.ranges import Uniform
+from tqlearn.quantizers.running_ranges import RunningRange
 
 SMALL = {"vocabulary": 23, "width": 16, "ffn": 24, "heads": 4, "layers": 2, "length": 40}
 SOURCE = torch.tensor([[5, 6, 7, 8, 2], [9, 10, 2, 0, 0]])

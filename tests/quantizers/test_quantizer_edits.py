@@ -9,10 +9,10 @@ from torch import nn
 from torch.testing import assert_close
 
 import tqlearn as tq
-from tqlearn.activations import place
-from tqlearn.calibration import real
+from tqlearn.quantizers.calibration import real
+from tqlearn.quantizers.inputs import place
+from tqlearn.quantizers.weight_edit import groups_of
 from tqlearn.shapes import packed_bytes
-from tqlearn.weights import groups_of
 
 EDITS = [
     tq.LSQ(bits=4),
@@ -160,7 +160,7 @@ def test_inputs_of_any_layer(tmp_path):
 def test_inputs_of_a_tensor_train_use_its_own_place():
     plan = {"0": [tq.TT(rank=4), tq.Inputs(tq.LSQ(bits=8))]}
     model = tq.calibrate(tq.compress(net(), plan), [torch.randn(5, 24)])
-    assert type(model[0].quant_input) is tq.quantize.LSQ and not model[0]._forward_pre_hooks
+    assert type(model[0].quant_input) is tq.quantizers.LSQ and not model[0]._forward_pre_hooks
     empty = tq.rebuild(net(), tq.describe(model))
     assert tq.describe(empty) == tq.describe(model)
 

@@ -6,10 +6,10 @@ from torch import nn
 from torch.testing import assert_close
 
 from tqlearn import MinMax, compress
-from tqlearn.buckets import RunningRange, clamp_rates, switch
 from tqlearn.models import Transformer
-from tqlearn.points import Point, Positions
-from tqlearn.ranges import Uniform
+from tqlearn.quantizers.named_points import Point, Positions
+from tqlearn.quantizers.ranges import Uniform
+from tqlearn.quantizers.running_ranges import RunningRange, clamp_rates, switch
 
 REAL = torch.tensor([[True, True, False], [True, False, False]])
 

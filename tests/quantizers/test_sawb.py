@@ -8,10 +8,10 @@ from torch import nn
 from torch.testing import assert_close
 
 import tqlearn as tq
-from tqlearn.clips import PACT, LearnedClip
-from tqlearn.quantize import LSQ, LSQPlus
-from tqlearn.ranges import Uniform
-from tqlearn.sawb import COEFFICIENTS, SAWB, Ternary
+from tqlearn.quantizers.clips import PACT, LearnedClip
+from tqlearn.quantizers.lsq import LSQ, LSQPlus
+from tqlearn.quantizers.ranges import Uniform
+from tqlearn.quantizers.sawb import COEFFICIENTS, SAWB, Ternary
 
 GRID = torch.linspace(-12, 12, 240_001, dtype=torch.float64)
 DENSITY = torch.exp(-GRID * GRID / 2) / sqrt(2 * torch.pi) * 1e-4
@@ -154,7 +154,7 @@ def test_the_search_against_a_fine_grid(bits, pattern):
     """Any pattern and width, near the least error of 400 clips, in every row of its own."""
     torch.manual_seed(0)
     w = torch.randn(3, 1200) * torch.tensor([[1.0], [10.0], [0.1]])
-    w = w * tq.sparsify.nm_mask(w.abs(), pattern)
+    w = w * tq.sparsity.nm_mask(w.abs(), pattern)
     q = SAWB(bits, statistics="search", groups=3).calibrate(w)
     errors = (q(w) - w).square().sum(1)
     top = 2 ** (bits - 1) - 1
@@ -170,7 +170,7 @@ def test_the_search_on_the_grid_without_a_zero():
     """Dropped weights become half a step there, which the best clip takes into account."""
     torch.manual_seed(0)
     w = torch.randn(1, 12_000)
-    w = w * tq.sparsify.nm_mask(w.abs())
+    w = w * tq.sparsity.nm_mask(w.abs())
     steps = torch.linspace(0.05, 1.2, 400)[:, None] * w.abs().max() / 7.5
     least = (((w / steps).floor().clamp(-8, 7) + 0.5) * steps - w).square().sum(1).min()
     found = SAWB(4, zero=False, statistics="search").calibrate(w)

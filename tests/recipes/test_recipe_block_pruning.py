@@ -19,11 +19,11 @@ from transformers import (
 from transformers.modeling_outputs import QuestionAnsweringModelOutput, SequenceClassifierOutput
 
 import tqlearn as tq
-from tqlearn.anatomy import layer_sizes
-from tqlearn.blocks import block_density, block_masks
 from tqlearn.distill import soft_labels
 from tqlearn.hf import PruneTrainer, ScoreSchedule
 from tqlearn.recipes import block_pruning as recipe
+from tqlearn.sparsity.anatomy import layer_sizes
+from tqlearn.sparsity.blocks import block_density, block_masks
 
 SMALL = BertConfig(
     vocab_size=40, hidden_size=64, num_hidden_layers=2, num_attention_heads=4,

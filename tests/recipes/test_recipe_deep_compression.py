@@ -27,9 +27,9 @@ from tqlearn.hf.checkpoints import load_checkpoint
 from tqlearn.hf.classifiers import array_classifier
 from tqlearn.hf.pictures import picture_processor
 from tqlearn.hf.sounds import sound_extractor
-from tqlearn.patterns import sparse_model_bytes
 from tqlearn.recipes import deep_compression as recipe
-from tqlearn.sparsify import NMMask
+from tqlearn.sparsity.nm import NMMask
+from tqlearn.sparsity.patterns import sparse_model_bytes
 
 SMALL = BertConfig(
     vocab_size=50, hidden_size=32, num_hidden_layers=2, num_attention_heads=4,

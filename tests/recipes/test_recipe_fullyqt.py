@@ -12,13 +12,13 @@ from conftest import result
 from safetensors.torch import load_file
 
 import tqlearn as tq
-from tqlearn.buckets import RunningRange
 from tqlearn.hf import translation
 from tqlearn.models import Transformer
-from tqlearn.ranges import Uniform
+from tqlearn.quantizers.ranges import Uniform
+from tqlearn.quantizers.running_ranges import RunningRange
 from tqlearn.recipes import fullyqt as recipe
 
-BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 TINY = ["--width", "16", "--ffn", "16", "--heads", "2", "--layers", "1", "--vocabulary", "150",
         "--max_steps", "6", "--warmup_steps", "1", "--per_device_train_batch_size", "8", "--beams",
         "1", "--max_length", "60", "--use_cpu", "True", "--disable_tqdm", "True"]  # fmt: skip

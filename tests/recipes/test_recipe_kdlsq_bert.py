@@ -10,10 +10,10 @@ import torch
 from transformers import BertConfig, BertForSequenceClassification
 
 import tqlearn as tq
-from tqlearn.clips import LearnedClip
 from tqlearn.distill import soft_cross_entropy, soft_labels
 from tqlearn.hf import BertForJointIntentSlot, joint_config
 from tqlearn.hf.attention import QUANTIZED, SCORES
+from tqlearn.quantizers.clips import LearnedClip
 from tqlearn.recipes import kdlsq_bert as recipe
 
 SMALL = BertConfig(

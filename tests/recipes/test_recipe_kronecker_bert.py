@@ -78,7 +78,7 @@ def smoke(init, terms, teacher, steps=600):
     if init == "random":  # of the same variance as the matrix that it stands for
         dense = dict(teacher.named_modules())
         for name, module in student.named_modules():
-            if isinstance(module, tq.KroneckerLinear):
+            if isinstance(module, tq.factors.KroneckerLinear):
                 std = dense[name].weight.std().sqrt().item()
                 for core in module.cores:
                     nn.init.normal_(core, std=std)
@@ -223,4 +223,4 @@ def test_both_stages_by_one_command(tmp_path):
     record = json.loads((tmp_path / "metrics.json").read_text())
     assert record["steps"] == 6 and record["ratio"]["file"] > 2
     again, _ = tq.teachers.load(str(tmp_path))
-    assert isinstance(again.bert.embeddings.word_embeddings, tq.KroneckerEmbedding)
+    assert isinstance(again.bert.embeddings.word_embeddings, tq.factors.KroneckerEmbedding)

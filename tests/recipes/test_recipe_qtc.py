@@ -84,7 +84,7 @@ def test_a_killed_training_resumes_to_the_same_loss(tmp_path):
     record = json.loads((killed / "metrics.json").read_text())
     assert record["steps"] == 24 and record["ratio"]["file"] > 8
     again, _ = tq.teachers.load(str(killed))
-    assert isinstance(again.bert.embeddings.word_embeddings, tq.TTMEmbedding)
+    assert isinstance(again.bert.embeddings.word_embeddings, tq.factors.TTMEmbedding)
 
 
 def test_two_processes_under_accelerate(tmp_path):

@@ -11,9 +11,16 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 import tqlearn as tq
-from tqlearn.blocks import BlockMask, RowMask, block_density, block_masks, score_penalty, tie
-from tqlearn.movement import CubicThreshold, blocks_kept
-from tqlearn.sparsify import mask_of
+from tqlearn.sparsity.blocks import (
+    BlockMask,
+    RowMask,
+    block_density,
+    block_masks,
+    score_penalty,
+    tie,
+)
+from tqlearn.sparsity.movement import CubicThreshold, blocks_kept
+from tqlearn.stages import mask_of
 
 
 def learned(mask, seed=0):

@@ -5,9 +5,11 @@ import torch
 from torch import nn
 from torch.testing import assert_close
 
-from tqlearn.masks import TwoFour
-from tqlearn.patterns import Pattern
-from tqlearn.sparsify import NMMask, activation_aware, grouped, mask_of, nm_mask, ungrouped
+from tqlearn.sparsity.edits import TwoFour
+from tqlearn.sparsity.nm import NMMask, grouped, nm_mask, ungrouped
+from tqlearn.sparsity.patterns import Pattern
+from tqlearn.sparsity.wanda import activation_aware
+from tqlearn.stages import mask_of
 
 PATTERNS = ["2:4", "1:2", "4:8", "1:4", "3:4", "4:8 pairs"]
 

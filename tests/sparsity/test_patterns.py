@@ -12,7 +12,7 @@ from transformers import (
     Wav2Vec2ForCTC,
 )
 
-from tqlearn.patterns import Pattern, sparse_model_bytes
+from tqlearn.sparsity.patterns import Pattern, sparse_model_bytes
 
 BACKBONE = 84_934_656
 FAMILIES = {

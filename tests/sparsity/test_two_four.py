@@ -15,10 +15,12 @@ from transformers import BertForSequenceClassification as Bert
 
 import tqlearn as tq
 from tqlearn.hf import ScaleTrainer
-from tqlearn.masks import input_norms, remask
-from tqlearn.pack import PackedNM, pack_bits, unpack_bits
-from tqlearn.patterns import Pattern
-from tqlearn.sparsify import mask_of, nm_mask
+from tqlearn.sparsity.nm import nm_mask
+from tqlearn.sparsity.patterns import Pattern
+from tqlearn.sparsity.wanda import input_norms, remask
+from tqlearn.stages import mask_of
+from tqlearn.storage.codes import pack_bits, unpack_bits
+from tqlearn.storage.packed import PackedNM
 
 PATTERNS = ["2:4", "1:2", "4:8", "4:8 pairs"]
 QUANTIZERS = {
@@ -292,7 +294,12 @@ LOST = [
         ValueError,
         r"divisible by 4, but Linear.weight .*leave the la",
     ),
-    (tq.TTLinear((4, 6), (6, 4), 6), tq.TwoFour(), ValueError, "TTLinear.core_1 .*only=.*pad=True"),
+    (
+        tq.factors.TTLinear((4, 6), (6, 4), 6),
+        tq.TwoFour(),
+        ValueError,
+        "TTLinear.core_1 .*only=.*pad=True",
+    ),
     (nn.ReLU(), tq.TwoFour(), TypeError, "no weight to mask on a ReLU"),
     (
         nn.Linear(8, 4),

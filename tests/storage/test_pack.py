@@ -9,8 +9,8 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 import tqlearn as tq
-from tqlearn.pack import pack_bits, unpack_bits
 from tqlearn.shapes import packed_bytes
+from tqlearn.storage.codes import pack_bits, unpack_bits
 
 
 def net():

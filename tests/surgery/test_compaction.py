@@ -23,8 +23,8 @@ from transformers import (
 
 import tqlearn as tq
 import tqlearn.hf  # noqa: F401  (teaches from_pretrained)
-from tqlearn.anatomy import encoder_layers, encoder_weights, layer_sizes
-from tqlearn.blocks import block_density, block_masks
+from tqlearn.sparsity.anatomy import encoder_layers, encoder_weights, layer_sizes
+from tqlearn.sparsity.blocks import block_density, block_masks
 
 SMALL = {
     "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64,

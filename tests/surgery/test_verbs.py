@@ -239,7 +239,7 @@ def test_quantizing_twice_is_refused():
 
 
 def test_a_subclass_nobody_registered_is_not_saved_as_its_parent():
-    class MyTT(tq.TTLinear):
+    class MyTT(tq.factors.TTLinear):
         pass
 
     net = model()

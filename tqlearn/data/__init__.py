@@ -12,13 +12,14 @@ flights: embedded (grammar, seed 0), train 2000, validation 300, test 500
 from . import ferry, flights, hub, local, pictures, tones
 
 WAYS = (
-    'three ways to data: "flights", "digits", "tones" and "ferry" need nothing; source="local" '
-    'reads the folder named by folder= or $TQLEARN_DATA; source="hub" downloads (needs a network '
-    "and the datasets package)"
+    'three ways to data: "flights", "flight_intents", "digits", "tones" and "ferry" need nothing; '
+    'source="local" reads the folder named by folder= or $TQLEARN_DATA; source="hub" '
+    "downloads (needs a network and the datasets package)"
 )
 SOURCES = ("embedded", "local", "hub")
 EMBEDDED = {  # name -> (rows, where they come from)
     "flights": (lambda: flights.generate(), f"grammar, seed {flights.SEED}"),
+    "flight_intents": (lambda: flights.sentences(), f"grammar, seed {flights.SEED}"),
     "digits": (lambda: pictures.digits(), f"scikit-learn's digits, split by seed {pictures.SEED}"),
     "tones": (lambda: tones.generate(), f"synthesised, seed {tones.SEED}"),
     "ferry": (lambda: ferry.generate(), f"grammar of an invented language, seed {ferry.SEED}"),
@@ -29,8 +30,9 @@ def load(name, source=None, folder=None, revision=None):
     """Load a data set as a ``datasets.DatasetDict``, and print one line on where it came from.
 
     Args:
-        name: "flights", "digits" (8 x 8 handwritten digits) and "tones" (synthesised words of two
-            or three sounds, no speech) are embedded; "atis", "snips", "sst2", "sst2_phrases"
+        name: "flights" (intents and slots), "flight_intents" (its sentences, to classify), "digits"
+            (8 x 8 handwritten digits) and "tones" (synthesised words of two or three sounds, no
+            speech) are embedded; "atis", "snips", "sst2", "sst2_phrases"
             (GLUE's SST-2) come from a folder, and there too "imdb", "imdb_counterfactual" and
             "uci" (sentiment, to test on) and "text" (unlabelled English); also "squad" (v1.1, 3547
             training questions and the whole dev set), "tydiqa" (English gold passages, train only)

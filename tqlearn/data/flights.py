@@ -14,6 +14,7 @@ from . import flights_words as words
 from .flights_frames import FRAMES, RULES
 
 SEED = 0
+INTENTS = sorted(FRAMES)
 SIZES = {"train": 2000, "validation": 300, "test": 500}
 NO_PREPOSITION = ("today", "tomorrow", "tonight", "next", "this")
 MARKS = re.compile(r"<(\w+)>|\(([^()]*)\)")  # innermost ( | ) and <rule>
@@ -37,6 +38,20 @@ def generate(sizes=None, seed=SEED):
     return {
         split: _split(chance, size, novel=split == "test", seen=seen)
         for split, size in sizes.items()
+    }
+
+
+def sentences(sizes=None, seed=SEED):
+    """The same rows to classify: splits of columns ``sentence`` (str) and ``label`` (int).
+
+    A label is the place of the intent in their sorted list, see ``INTENTS``.
+    """
+    return {
+        split: {
+            "sentence": [" ".join(tokens) for tokens in rows["tokens"]],
+            "label": [INTENTS.index(intent) for intent in rows["intent"]],
+        }
+        for split, rows in generate(sizes, seed).items()
     }
 
 
@@ -72,10 +87,9 @@ class Chance:
 def _split(chance, size, novel, seen):
     chance.novel = novel
     rows = {"tokens": [], "slots": [], "intent": []}
-    intents = sorted(FRAMES)
     for _ in range(100 * size):
         chance.novelties = 0
-        intent = chance.pick(intents)
+        intent = chance.pick(INTENTS)
         tokens, slots = _fill(chance, _expand(chance, chance.line(FRAMES[intent])))
         if " ".join(tokens) in seen or (novel and not chance.novelties):
             continue

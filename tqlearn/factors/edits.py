@@ -1,15 +1,24 @@
-"""Edits that make tensor trains: ``TT`` of a linear layer, ``TTM`` of an embedding table."""
+"""Edits: ``TT`` and ``LowRank`` of a linear layer, ``TTM`` of a table; see ``kronecker_edit``."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from torch import nn
 
-from .decompose import check_table_modes, tt_svd, ttm_svd
+from ..shapes import (
+    Ranks,
+    cover,
+    factorize,
+    low_rank_parameters,
+    tt_parameters,
+    tt_ranks,
+    ttm_parameters,
+)
 from .embeddings import TTMEmbedding
-from .layers import TTLinear, check_modes
-from .shapes import Ranks, cover, factorize, tt_parameters, tt_ranks, ttm_parameters
-from .targets import Structure, check_plain, say_clipped
+from .layers import LowRankLinear, TTLinear, check_modes
+from .low_rank import low_rank
+from .sizing import Structure, check_plain, fitting, say_clipped
+from .trains import check_table_modes, tt_svd, ttm_svd
 
 Modes = Sequence[int] | None
 
@@ -28,7 +37,7 @@ class TT(Structure):
     Args:
         rank: limit for every inner rank, or all ranks with the outer 1s; what lies above the
             admissible ones is clipped (with a warning when ranks were listed one by one).
-        ratio, error: instead of a rank; see ``targets.Structure``.
+        ratio, error: instead of a rank; see ``sizing.Structure``.
         out_modes, in_modes: factors of the output and input width; None for ``order`` balanced
             ones.
         order: how many modes each side gets when they are not given.
@@ -88,7 +97,7 @@ class TTM(Structure):
 
     Args:
         rank: as in ``TT``.
-        ratio, error: instead of a rank; see ``targets.Structure``.
+        ratio, error: instead of a rank; see ``sizing.Structure``.
         row_modes: factors of at least the number of words; None for ``order`` near-equal ones.
         col_modes: factors of the width, as many; None for balanced ones.
         order: how many modes when they are not given.
@@ -148,3 +157,45 @@ class TTM(Structure):
     def nearest(self, table: nn.Module) -> TTMEmbedding:
         """Return the table nearest to the weight, or to the rows that occur."""
         return TTMEmbedding.from_embedding(table, *self.shapes(table), self.rank, self.counts)
+
+
+@dataclass(frozen=True, repr=False)
+class LowRank(Structure):
+    """Replace a linear layer by two thin ones, the plain baseline.
+
+    Args:
+        rank: columns of the left and rows of the right factor; clipped, with a warning, to the
+            smaller width.
+        ratio, error: instead of a rank; see ``sizing.Structure``.
+        init: "svd" starts from the layer's weight, "random" from scratch.
+
+    Source: Eckart and Young 1936.
+
+    >>> LowRank(ratio=8)(nn.Linear(768, 768))
+    LowRankLinear(in_features=768, out_features=768, rank=48)
+    """
+
+    init: str = "svd"
+
+    def limit(self, linear: nn.Module) -> int:
+        """Return the highest rank that a layer can use."""
+        check_plain("LowRank", linear, nn.Linear)
+        return min(linear.weight.shape)
+
+    def numbers(self, linear: nn.Module, rank: int) -> int:
+        """Count the numbers of both factors at a rank."""
+        return low_rank_parameters(*linear.weight.shape, rank)
+
+    def rank_of_error(self, linear: nn.Module) -> int:
+        """Return the rank that the error needs."""
+        return low_rank(linear.weight.detach(), error=self.error)[0].shape[1]
+
+    def empty(self, linear: nn.Module) -> LowRankLinear:
+        """Return the layer with random values."""
+        rank = fitting(self, linear)
+        has = linear.bias is not None
+        return LowRankLinear(linear.in_features, linear.out_features, rank, bias=has)
+
+    def nearest(self, linear: nn.Module) -> LowRankLinear:
+        """Return the layer nearest to the weight."""
+        return LowRankLinear.from_linear(linear, fitting(self, linear))

@@ -7,10 +7,12 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from .cores import Cores, check_ids
-from .decompose import balance_norms, check_table_modes, ttm_dense, ttm_svd, widened
-from .registry import register
-from .shapes import Ranks, tt_ranks
+from ..registry import register
+from ..shapes import Ranks, tt_ranks
+from ..stages import Cores
+from .cores import check_ids
+from .svd import widened
+from .trains import balance_norms, check_table_modes, ttm_dense, ttm_svd
 
 
 @register

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from .shapes import divisors, kronecker_macs, kronecker_parameters
+from ..shapes import divisors, kronecker_macs, kronecker_parameters
 from .svd import allowed_norm, check_finite, leading, widened
 
 Factors = list[tuple[Tensor, Tensor]]

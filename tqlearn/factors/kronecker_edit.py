@@ -1,70 +1,17 @@
-"""Edits that make products of two factors: ``LowRank`` and ``Kronecker``."""
+"""``Kronecker``, the edit that makes sums of Kronecker products of linear layers and tables."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from torch import nn
 
-from .decompose import low_rank
+from ..shapes import divisors, factorize, kronecker_parameters
 from .kronecker import check_pair, modes_within, nearest_kronecker
 from .kronecker_layers import KroneckerEmbedding, KroneckerLinear
-from .layers import LowRankLinear
-from .shapes import divisors, factorize, kronecker_parameters, low_rank_parameters
-from .targets import SLACK, Structure, check_plain, say_clipped
+from .sizing import SLACK, Structure, check_plain, fitting
 
 Pair = tuple[int, int]
 Modes = Sequence[int] | None
-
-
-def _fitting(edit: Structure, layer: nn.Module) -> int:
-    """Return the rank of an edit, clipped with a warning to what is exact."""
-    limit = edit.limit(layer)
-    if edit.rank > limit:
-        words = f"rank {edit.rank} is more than {edit.words(layer)} can use"
-        say_clipped(type(edit).__name__, words, limit)
-    return min(edit.rank, limit)
-
-
-@dataclass(frozen=True, repr=False)
-class LowRank(Structure):
-    """Replace a linear layer by two thin ones, the plain baseline.
-
-    Args:
-        rank: columns of the left and rows of the right factor; clipped, with a warning, to the
-            smaller width.
-        ratio, error: instead of a rank; see ``targets.Structure``.
-        init: "svd" starts from the layer's weight, "random" from scratch.
-
-    Source: Eckart and Young 1936.
-
-    >>> LowRank(ratio=8)(nn.Linear(768, 768))
-    LowRankLinear(in_features=768, out_features=768, rank=48)
-    """
-
-    init: str = "svd"
-
-    def limit(self, linear: nn.Module) -> int:
-        """Return the highest rank that a layer can use."""
-        check_plain("LowRank", linear, nn.Linear)
-        return min(linear.weight.shape)
-
-    def numbers(self, linear: nn.Module, rank: int) -> int:
-        """Count the numbers of both factors at a rank."""
-        return low_rank_parameters(*linear.weight.shape, rank)
-
-    def rank_of_error(self, linear: nn.Module) -> int:
-        """Return the rank that the error needs."""
-        return low_rank(linear.weight.detach(), error=self.error)[0].shape[1]
-
-    def empty(self, linear: nn.Module) -> LowRankLinear:
-        """Return the layer with random values."""
-        rank = _fitting(self, linear)
-        has = linear.bias is not None
-        return LowRankLinear(linear.in_features, linear.out_features, rank, bias=has)
-
-    def nearest(self, linear: nn.Module) -> LowRankLinear:
-        """Return the layer nearest to the weight."""
-        return LowRankLinear.from_linear(linear, _fitting(self, linear))
 
 
 @dataclass(frozen=True, repr=False)
@@ -73,7 +20,7 @@ class Kronecker(Structure):
 
     Args:
         rank: how many products are summed; clipped, with a warning, to what is exact.
-        ratio, error: instead of a rank; see ``targets.Structure``. Without modes, a ratio means one
+        ratio, error: instead of a rank; see ``sizing.Structure``. Without modes, a ratio means one
             product of the largest shape that fits (``kronecker.modes_within``).
         out_modes, in_modes: of a linear layer, (m1, m2) and (n1, n2) for factors m1 x n1 and
             m2 x n2. None for the smallest right factor (2 x 2 for even widths), or for balanced
@@ -141,7 +88,7 @@ class Kronecker(Structure):
 
     def empty(self, layer: nn.Module) -> nn.Module:
         """Return the layer with random values."""
-        modes, rank = self._named(layer), _fitting(self, layer)
+        modes, rank = self._named(layer), fitting(self, layer)
         if isinstance(layer, nn.Embedding):
             return KroneckerEmbedding(layer.num_embeddings, **modes, rank=rank,
                                       padding_idx=layer.padding_idx)  # fmt: skip
@@ -149,7 +96,7 @@ class Kronecker(Structure):
 
     def nearest(self, layer: nn.Module) -> nn.Module:
         """Return the layer nearest to the weight."""
-        modes, rank = self._named(layer), _fitting(self, layer)
+        modes, rank = self._named(layer), fitting(self, layer)
         if isinstance(layer, nn.Embedding):
             return KroneckerEmbedding.from_embedding(layer, **modes, rank=rank)
         return KroneckerLinear.from_linear(layer, **modes, rank=rank)

@@ -13,10 +13,11 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from .cores import Cores, check_ids, dense_linear, filled, new_bias
+from ..registry import register
+from ..shapes import kronecker_macs
+from ..stages import Cores
+from .cores import check_ids, dense_linear, new_bias, with_cores
 from .kronecker import Factors, check_pair, kronecker_dense, nearest_kronecker
-from .registry import register
-from .shapes import kronecker_macs
 from .svd import widened
 
 
@@ -96,7 +97,7 @@ class KroneckerLinear(KroneckerCores):
         check_pair(out_modes, in_modes, *weight.shape)
         layer = cls(out_modes, in_modes, rank, bias=linear.bias is not None).to(weight)
         factors, _ = nearest_kronecker(weight, out_modes, in_modes, layer.rank)
-        return filled(layer, [core for pair in factors for core in pair], linear)
+        return with_cores(layer, [core for pair in factors for core in pair], linear)
 
     def forward(self, x: Float[Tensor, "... in"]) -> Float[Tensor, "... out"]:
         if self.left_by == "transpose":

@@ -12,11 +12,13 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from .cores import Cores, dense_linear, filled, new_bias
-from .decompose import balance_norms, low_rank, tt_dense, tt_svd
-from .registry import register
-from .shapes import Ranks, tt_ranks
+from ..registry import register
+from ..shapes import Ranks, tt_ranks
+from ..stages import Cores
+from .cores import dense_linear, new_bias, with_cores
+from .low_rank import low_rank
 from .svd import widened
+from .trains import balance_norms, tt_dense, tt_svd
 
 
 def check_modes(
@@ -81,7 +83,7 @@ class TTLinear(Cores):
         check_modes(out_modes, in_modes, weight)
         layer = cls(out_modes, in_modes, ranks, bias=linear.bias is not None).to(weight)
         cores, _ = tt_svd(weight.reshape(*out_modes, *in_modes), layer.ranks)
-        return filled(layer, balance_norms(cores), linear)
+        return with_cores(layer, balance_norms(cores), linear)
 
     def halves(self) -> tuple[Float[Tensor, "out r"], Float[Tensor, "r in"]]:
         """Return L and R, each merged from its open end."""
@@ -160,7 +162,7 @@ class LowRankLinear(Cores):
         weight = widened(linear.weight.detach())
         layer = cls(weight.shape[1], weight.shape[0], rank, bias=linear.bias is not None)
         left, right, _ = low_rank(weight, layer.rank)
-        return filled(layer.to(weight), [left, right], linear)
+        return with_cores(layer.to(weight), [left, right], linear)
 
     def forward(self, x: Float[Tensor, "... in"]) -> Float[Tensor, "... out"]:
         left, right = self.cores

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from .decompose import check_table_modes
+from .trains import check_table_modes
 
 
 def tensorly_axes(
@@ -44,7 +44,7 @@ def to_tensorly(cores: Sequence[Tensor]) -> object:
         ValueError: cores of another or of mixed order.
 
     >>> import tensorly
-    >>> from tqlearn.decompose import tt_svd
+    >>> from tqlearn.factors import tt_svd
     >>> with tensorly.backend_context("pytorch"):
     ...     to_tensorly(tt_svd(torch.randn(4, 6, 6), ranks=3)[0]).rank
     (1, 3, 3, 1)

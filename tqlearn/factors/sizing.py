@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
-from .shapes import Ranks
+from ..shapes import Ranks
 
 SLACK = 1.005  # a table of eighths and a row of 8 numbers are eight times smaller, we say
 
@@ -131,3 +131,12 @@ def check_plain(edit: str, module: nn.Module, *kinds: type[nn.Module]) -> None:
 def say_clipped(edit: str, words: str, clipped: Ranks) -> None:
     """Warn that a rank lies above the admissible one."""
     warnings.warn(f"{edit}: {words}, using {clipped}", stacklevel=5)
+
+
+def fitting(edit: Structure, layer: nn.Module) -> int:
+    """Return the rank of an edit, clipped with a warning to what is exact."""
+    limit = edit.limit(layer)
+    if edit.rank > limit:
+        words = f"rank {edit.rank} is more than {edit.words(layer)} can use"
+        say_clipped(type(edit).__name__, words, limit)
+    return min(edit.rank, limit)

@@ -1,4 +1,4 @@
-"""Tensors to factors and back: low rank, tensor trains (TT) and tensor-train matrices (TTM).
+"""Tensors to cores and back: tensor trains (TT) and tensor-train matrices (TTM).
 
 Reshapes are row-major, the last index runs fastest. Every decomposition returns its factors and the
 norm of what each SVD dropped, so the exact error is known without rebuilding the tensor.
@@ -11,45 +11,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from .shapes import Ranks, tt_ranks
+from ..shapes import Ranks, tt_ranks
 from .svd import allowed_norm, check_finite, leading, widened
-
-
-def low_rank(
-    matrix: Float[Tensor, "m n"],
-    rank: int | None = None,
-    *,
-    error: float | None = None,
-    method: str = "auto",
-) -> tuple[Float[Tensor, "m r"], Float[Tensor, "r n"], Float[Tensor, ""]]:
-    """Return the factors of the nearest matrix of a given rank: matrix ~ left @ right.
-
-    Args:
-        rank: clipped to the short side; None for all of it.
-        error: keep only as many columns as this relative error needs.
-        method: of the SVD, see ``svd.truncated_svd``.
-
-    Returns:
-        Both factors with the square roots of the singular values on them, and the norm of the
-        dropped ones, in float64, which *is* the error in the Frobenius norm.
-
-    Raises:
-        ValueError: a rank below 1, an error outside 0 to 1, or a NaN or infinite entry.
-
-    Source: Eckart and Young 1936.
-
-    >>> w = torch.randn(24, 36)
-    >>> left, right, dropped = low_rank(w, rank=5)
-    >>> left.shape, right.shape
-    (torch.Size([24, 5]), torch.Size([5, 36]))
-    >>> torch.allclose((w - left @ right).norm(), dropped.float(), rtol=1e-4)
-    True
-    """
-    check_finite(matrix)
-    wide = widened(matrix)
-    u, s, v, dropped = leading(wide, rank, allowed_norm(wide, error), method)
-    root = s.sqrt()
-    return (u * root).to(matrix.dtype), (root[:, None] * v).to(matrix.dtype), dropped
 
 
 def tt_svd(

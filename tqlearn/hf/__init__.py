@@ -5,13 +5,7 @@ from .bleu import bleu
 from .bridge import TqlearnConfig, TqlearnQuantizer
 from .delayed import QuantizeFromStep, StopAfter
 from .dropout import DropoutSchedule, ScheduledDropout
-from .joint import (
-    BertForJointIntentSlot,
-    JointCollator,
-    JointOutput,
-    encode_joint,
-    joint_config,
-)
+from .joint import BertForJointIntentSlot, JointCollator, JointOutput, encode_joint, joint_config
 from .metrics import evaluate_joint, joint_metrics, predict_joint, trainer_metrics
 from .pictures import encode_pictures, evaluate_pictures, predict_pictures, small_vit
 from .pruning import PruneTrainer, ScoreSchedule
@@ -22,19 +16,8 @@ from .questions import (
     predict_answers,
     question_metrics,
 )
-from .sentences import (
-    encode_sentences,
-    evaluate_sentences,
-    predict_sentences,
-    sentence_metrics,
-)
-from .sounds import (
-    SoundCollator,
-    encode_sounds,
-    evaluate_sounds,
-    predict_sounds,
-    small_wav2vec2,
-)
+from .sentences import encode_sentences, evaluate_sentences, predict_sentences, sentence_metrics
+from .sounds import SoundCollator, encode_sounds, evaluate_sounds, predict_sounds, small_wav2vec2
 from .trainer import DistillTrainer, LayerByLayer, ScaleTrainer
 from .transitions import NoNormTransition, ReLUTransition
 from .translation import (

@@ -19,8 +19,8 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import repeat_kv
 from transformers.masking_utils import eager_mask
 
-from ..activations import ATTENTION, QUANTIZED, attended, place
-from ..layout import attach_layout
+from ..quantizers.inputs import ATTENTION, QUANTIZED, attended, place
+from ..storage.layout import attach_layout
 
 SCORES = "tqlearn_scores"
 WITH_MAPS = ("eager", SCORES, QUANTIZED)

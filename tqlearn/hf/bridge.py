@@ -18,8 +18,8 @@ from transformers.quantizers.auto import (
 )
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
-from ..grid import is_quantizer
-from ..layout import rebuild
+from ..stages import is_quantizer
+from ..storage.layout import rebuild
 from .attention import attention_kind
 
 METHOD = "tqlearn"

@@ -2,7 +2,7 @@
 
 from transformers import TrainerCallback
 
-from ..buckets import switch
+from ..quantizers.running_ranges import switch
 
 
 class QuantizeFromStep(TrainerCallback):

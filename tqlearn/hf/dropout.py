@@ -8,7 +8,7 @@ from math import cos, pi
 from torch import nn
 from transformers import TrainerCallback
 
-from ..anatomy import encoder_layers
+from ..sparsity.anatomy import encoder_layers
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from itertools import takewhile
 from torch.utils.data import DataLoader
 from transformers import DataCollatorWithPadding
 
-from ..quantize import is_quantizer
+from ..stages import is_quantizer
 from . import checkpoints
 
 BATCHES = 10  # of the training data, to start the clips of the inputs from

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 from transformers import TrainerCallback
 
-from ..blocks import block_density, block_masks, score_penalty
-from ..movement import CubicThreshold
+from ..sparsity.blocks import block_density, block_masks, score_penalty
+from ..sparsity.movement import CubicThreshold
 from .trainer import DistillTrainer
 
 

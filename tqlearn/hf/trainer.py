@@ -7,9 +7,10 @@ from accelerate.utils import convert_to_fp32
 from torch import Tensor, nn
 from transformers import Trainer, TrainerCallback
 
-from ..activations import PLACES
 from ..distill import LayerSchedule
-from ..quantize import is_quantizer, require_calibrated
+from ..quantizers.grid import require_calibrated
+from ..quantizers.inputs import PLACES
+from ..stages import is_quantizer
 from .attention import attention_kind
 
 Losses = Callable[..., dict[str, Tensor]]

@@ -5,9 +5,9 @@ from abc import ABC, abstractmethod
 from torch import nn
 from transformers import TrainerCallback
 
-from ..anatomy import encoder_layers
-from ..layout import attach_layout
-from ..transitions import FadingNorm, FadingReLU
+from ..sparsity.anatomy import encoder_layers
+from ..sparsity.transitions import FadingNorm, FadingReLU
+from ..storage.layout import attach_layout
 
 
 class Transition(TrainerCallback, ABC):

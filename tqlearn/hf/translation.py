@@ -10,9 +10,9 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, 
 from torch.nn import functional as F
 from transformers import PreTrainedTokenizerFast
 
-from ..layout import load, save
 from ..models import Transformer, beam_search
 from ..models.transformer import IGNORED
+from ..storage.layout import load, save
 from .bleu import bleu
 from .running import last_checkpoint
 

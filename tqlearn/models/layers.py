@@ -11,7 +11,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..points import Norm, Point, Softmax
+from ..quantizers.named_points import Point
+from .pieces import Norm, Softmax
 
 Tokens = Float[Tensor, "batch tokens width"]
 Pair = tuple[Tensor, Tensor]  # keys and values, (batch, tokens, width) each

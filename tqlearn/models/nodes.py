@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ..sized import sized_linear
+from ..registry import resized_linear
 from .layers import FeedForward
 from .transformer import Transformer
 
@@ -112,8 +112,8 @@ def prune_nodes(model: Transformer, maxima: Mapping[str, Tensor], z: float = 0.0
 def _without(up: nn.Linear, down: nn.Linear, keep: Tensor) -> tuple[nn.Linear, nn.Linear]:
     """Return both layers without the nodes that are not kept."""
     count = int(keep.sum())
-    first = sized_linear(up.in_features, count).to(up.weight)
-    second = sized_linear(count, down.out_features).to(up.weight)
+    first = resized_linear(up.in_features, count).to(up.weight)
+    second = resized_linear(count, down.out_features).to(up.weight)
     first.weight.copy_(up.weight[keep])
     first.bias.copy_(up.bias[keep])
     second.weight.copy_(down.weight[:, keep])

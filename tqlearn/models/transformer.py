@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..points import Point, Positions
+from ..quantizers.named_points import Point, Positions
 from .layers import DecoderLayer, EncoderLayer, Pair
 
 IGNORED = -100  # label of padding

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from .grid import is_quantizer
+from ..stages import is_quantizer
 
 
 def calibrate(model: nn.Module, batches: Iterable | None = None) -> nn.Module:

@@ -3,10 +3,10 @@
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from ..registry import register
 from .grid import Quantizer
-from .registry import register
+from .initial_scales import parse_rule, start_bounds, start_scale
 from .rounding import MIN_SCALE, fake_quantize, hold, positive
-from .starts import parse_rule, start_bounds, start_scale
 
 FORMS = ("two-sided", "one-sided", "symmetric")
 
@@ -20,7 +20,7 @@ class LearnedClip(Quantizer):
 
     Args:
         bits: 2 to 8.
-        init: see ``starts``; "truncation" takes the share to cut from a table by bits.
+        init: see ``initial_scales``; "truncation" takes the share to cut from a table by bits.
         straight: the gradient of x is g everywhere, beyond the clip too (KDLSQ's rule for weights).
             False: zero beyond the clip (its rule for activations).
         groups: see ``grid``.
@@ -77,7 +77,7 @@ class PACT(Quantizer):
         plus: PACT+, whose clip gradients also count the rounding inside the range.
         integer_zero: round the zero point of the two-sided form.
         extended: use the spare code of the symmetric form, -2^(b-1), below -high.
-        init: see ``starts``; "percentile" leaves 0.1 % at either end.
+        init: see ``initial_scales``; "percentile" leaves 0.1 % at either end.
         groups: see ``grid``.
 
     The gradient of x is g strictly between the clips. Clips get no weight decay and a learning rate

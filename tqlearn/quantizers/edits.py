@@ -1,7 +1,7 @@
 """Edits that put a quantizer on weights, on the input of a layer, or both.
 
 Each is a frozen dataclass whose fields are the arguments of the quantizer of the same name in
-``quantize``, ``clips``, ``sawb`` and ``ranges``, and ``per``: "tensor", "channel" (first axis:
+``lsq``, ``clips``, ``sawb`` and ``ranges``, and ``per``: "tensor", "channel" (first axis:
 output rows, words) or a whole number, so many neighbors along the last axis sharing a scale.
 """
 
@@ -10,15 +10,67 @@ from dataclasses import dataclass, replace
 import torch
 from torch import nn
 
-from . import clips, quantize, ranges, sawb
-from .activations import INPUT, place
-from .sparsify import mask_of
-from .weights import Per, WeightEdit
+from ..stages import mask_of
+from . import clips, lsq, ranges, sawb
+from .inputs import INPUT, place
+from .rounding import integer_range
+from .weight_edit import Per, WeightEdit, weights_to_quantize
+
+
+@dataclass(frozen=True)
+class LSQ(WeightEdit):
+    """Quantize every weight of a layer, cores included, with learned scales; biases stay in float.
+
+    Args:
+        bits: 2 to 8.
+        init, grad_factor: as in ``lsq.LSQ``.
+        activations: None for weights only; otherwise the bits of a ``TTLinear``'s input, whose
+            partial merges and middle product then get 8 bits. For the input of any other layer
+            there is ``Inputs``.
+        per: one scale per "tensor", per "channel" or per so many neighbors; see ``quantizers``.
+
+    Source: spec sheet QTC, section 4.
+
+    >>> layer = LSQ(bits=4)(nn.Linear(24, 36))
+    >>> layer.parametrizations.weight[0]
+    LSQ(bits=4, signed=True, init='lsq')
+    """
+
+    bits: int
+    init: str = "lsq"
+    grad_factor: bool = True
+    activations: int | None = None
+    per: Per = "tensor"
+    kind = lsq.LSQ
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.activations is not None:
+            integer_range(self.activations)
+
+    def settings(self, chosen: dict, activation: bool) -> dict:
+        """Leave out what is no argument of the quantizer."""
+        return {name: value for name, value in chosen.items() if name != "activations"}
+
+    def __call__(self, module: nn.Module) -> nn.Module:
+        names = weights_to_quantize(self, module)
+        if self.activations is not None:
+            places = {"quant_input": self.activations, "quant_merge": 8, "quant_middle": 8}
+            if not all(hasattr(module, place) for place in places):
+                raise TypeError(
+                    f"LSQ(activations=...) needs a TTLinear, got {type(module).__name__}; put a TT "
+                    "edit before it, quantize weights only, or add Inputs(LSQ(bits))"
+                )
+            like = getattr(module, names[0])
+            for place, bits in places.items():
+                quantizer = lsq.LSQ(bits, init=self.init, grad_factor=self.grad_factor)
+                setattr(module, place, quantizer.to(like))
+        return super().__call__(module)
 
 
 @dataclass(frozen=True)
 class LSQPlus(WeightEdit):
-    """Quantize weights with a learned scale and offset: see ``quantize.LSQPlus``.
+    """Quantize weights with a learned scale and offset: see ``lsq.LSQPlus``.
 
     >>> LSQPlus(bits=4)(nn.Linear(24, 36)).parametrizations.weight[0].init
     'sigma'
@@ -28,7 +80,7 @@ class LSQPlus(WeightEdit):
     init: str | None = None  # "sigma" on weights, "max" on inputs
     grad_factor: bool = True
     per: Per = "tensor"
-    kind = quantize.LSQPlus
+    kind = lsq.LSQPlus
 
     def settings(self, chosen: dict, activation: bool) -> dict:
         """Fill in the start that LSQ+ takes for weights or for activations."""

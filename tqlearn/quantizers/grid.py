@@ -9,8 +9,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from ..stages import is_quantizer
+from .initial_scales import require_finite
 from .rounding import integer_range, positive
-from .starts import require_finite
 
 
 class Quantizer(nn.Module):
@@ -106,11 +107,6 @@ def grid_is_a_scale(quantizer: nn.Module) -> bool:
     own = [name for named in (quantizer.named_parameters(), quantizer.named_buffers())
            for name, _ in named]  # fmt: skip
     return own == ["scale"] and quantizer.zero_point is None
-
-
-def is_quantizer(module: nn.Module) -> bool:
-    """Say whether a module has what a quantizer has: bits, a scale, codes and calibrate."""
-    return all(hasattr(module, name) for name in ("bits", "scale", "codes", "calibrate"))
 
 
 def uncalibrated(model: nn.Module) -> list[str]:

@@ -11,23 +11,10 @@ from math import sqrt
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from .grid import Quantizer, is_quantizer, require_calibrated, uncalibrated
-from .registry import register
-from .rounding import MIN_SCALE, fake_quantize, integer_range, positive, round_ste
-from .starts import parse_rule, start_bounds, start_scale
-
-__all__ = [
-    "LSQ",
-    "LSQPlus",
-    "MIN_SCALE",
-    "fake_quantize",
-    "integer_range",
-    "is_quantizer",
-    "positive",
-    "require_calibrated",
-    "round_ste",
-    "uncalibrated",
-]
+from ..registry import register
+from .grid import Quantizer
+from .initial_scales import parse_rule, start_bounds, start_scale
+from .rounding import fake_quantize, integer_range, positive
 
 
 @register
@@ -41,7 +28,7 @@ class LSQ(Quantizer):
         signed: False for inputs that are never negative, such as those after ReLU.
         init: how ``calibrate`` finds the start value. "lsq": 2 mean|x| / sqrt(qmax); "max":
             max|x| / qmax, which clips nothing; "mse": the one of 80 fractions of that with the
-            least squared error, which is the best start at 4 bits and below; ``starts`` has more.
+            least squared error, the best start at 4 bits and below; see ``initial_scales``.
         grad_factor: multiply the scale's gradient by 1 / sqrt(elements * qmax), as LSQ does, so
             that it moves about as fast as the weights do. False gives the plain sum, as QTC's code
             does.

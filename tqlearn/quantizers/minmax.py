@@ -4,11 +4,12 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from ..stages import attach
 from . import ranges
-from .buckets import RunningRange
-from .points import Point, Positions, Vector
-from .quantizers import Uniform
-from .weights import attach, weights_to_quantize
+from .edits import Uniform
+from .named_points import Point, Positions, Vector
+from .running_ranges import RunningRange
+from .weight_edit import weights_to_quantize
 
 BUCKETS = ("feature", "tensor")
 

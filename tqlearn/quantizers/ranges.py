@@ -4,8 +4,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ..registry import register
 from .grid import Quantizer
-from .registry import register
 from .rounding import fake_quantize, positive
 
 
@@ -25,8 +25,8 @@ class Uniform(Quantizer):
             exactly zero. Without it they do NOT in general (with ``signed=False`` they do).
         groups: see ``grid``; for activations the rows would be batch entries, so leave it at 1.
 
-    A running range sees padded positions too; ``buckets.RunningRange`` does not.
-    ``follows`` and ``rounds`` switch its two halves, see ``buckets.switch``.
+    A running range sees padded positions too; ``running_ranges.RunningRange`` does not.
+    ``follows`` and ``rounds`` switch its two halves, see ``running_ranges.switch``.
 
     Source: spec sheet FullyQT, sections 2 and 4; ``integer_zero`` is our addition.
 

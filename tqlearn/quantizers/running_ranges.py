@@ -10,8 +10,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from ..registry import register
 from .ranges import Uniform
-from .registry import register
 from .rounding import fake_quantize, positive
 
 

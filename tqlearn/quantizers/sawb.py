@@ -8,8 +8,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from ..registry import register
 from .grid import Quantizer
-from .registry import register
 from .rounding import fake_quantize, positive
 
 # (bits, has a zero level) -> (c_rms, c_abs); spec sheet Deep Compression, 3.1

@@ -4,38 +4,10 @@ from dataclasses import fields
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import parametrize
 
-from . import quantize
-from .cores import own_class
+from ..stages import attach, is_quantizer, weight_names
 
 Per = str | int
-
-
-def weight_names(module: nn.Module) -> list[str]:
-    """Return the names of a layer's own weights (cores included, biases and vectors not)."""
-    parametrized = getattr(module, "parametrizations", {})
-    plain = [n for n, p in module.named_parameters(recurse=False) if p.dim() > 1]
-    return plain + [
-        n for n, chain in parametrized.items() if chain.is_tensor and chain.original.dim() > 1
-    ]
-
-
-def attach(module: nn.Module, name: str, parametrization: nn.Module) -> None:
-    """Put a parametrization (mask, quantizer) on one tensor of a module.
-
-    Raises:
-        ValueError: the tensor has a NaN or infinite entry.
-    """
-    tensor = getattr(module, name)
-    chain = getattr(module, "parametrizations", {})
-    original = chain[name].original if name in chain else tensor
-    if not original.is_meta and not torch.isfinite(original).all():
-        raise ValueError(
-            f"{type(module).__name__}.{name} holds NaN or infinite entries; repair the model first"
-        )
-    stage = parametrization.to(original).train(module.training)
-    parametrize.register_parametrization(own_class(module), name, stage, unsafe=True)
 
 
 def weights_to_quantize(edit: object, module: nn.Module) -> list[str]:
@@ -53,7 +25,7 @@ def weights_to_quantize(edit: object, module: nn.Module) -> list[str]:
         )
     for name in names:
         chains = getattr(module, "parametrizations", {})
-        if name in chains and any(quantize.is_quantizer(stage) for stage in chains[name]):
+        if name in chains and any(is_quantizer(stage) for stage in chains[name]):
             raise ValueError(
                 f"{type(module).__name__}.{name} is quantized already; start from the teacher, "
                 "or call tqlearn.bake(model) before quantizing anew"

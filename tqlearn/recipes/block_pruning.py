@@ -22,14 +22,14 @@ import torch
 from transformers import HfArgumentParser, TrainingArguments, set_seed
 
 from .. import block_plan, compact, compress, data, fill, report, survey, teachers
-from ..anatomy import layer_sizes
-from ..blocks import block_density, block_masks
 from ..distill import soft_labels
 from ..hf import running, tasks
 from ..hf.dropout import set_attention_dropout
 from ..hf.pruning import PruneTrainer, ScoreSchedule
 from ..hf.trainer import DistillTrainer
 from ..hf.transitions import NoNormTransition, ReLUTransition
+from ..sparsity.anatomy import layer_sizes
+from ..sparsity.blocks import block_density, block_masks
 
 METHODS = ("movement", "random", "magnitude")
 

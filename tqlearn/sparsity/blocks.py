@@ -11,8 +11,9 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from ..registry import register
+from ..stages import chain_of
 from .movement import FINAL, Straight, blocks_kept
-from .registry import register
 
 
 @register
@@ -168,14 +169,9 @@ def block_masks(model: nn.Module) -> dict[str, BlockMask]:
     return {
         name: stage
         for name, module in model.named_modules()
-        for stage in _stages(module, "weight")
+        for stage in chain_of(module, "weight")
         if isinstance(stage, BlockMask)
     }
-
-
-def _stages(module: nn.Module, key: str) -> list[nn.Module]:
-    chains = getattr(module, "parametrizations", {})
-    return [*chains[key]] if key in chains else []
 
 
 def tie(model: nn.Module) -> nn.Module:
@@ -195,8 +191,8 @@ def tie(model: nn.Module) -> nn.Module:
         else:
             mask.follow(first)
     for module in model.modules():
-        masks = [s for s in _stages(module, "weight") if isinstance(s, BlockMask)]
-        for stage in _stages(module, "bias"):
+        masks = [s for s in chain_of(module, "weight") if isinstance(s, BlockMask)]
+        for stage in chain_of(module, "bias"):
             if isinstance(stage, RowMask) and masks:
                 stage.follow(masks[0])
     return model

@@ -1,21 +1,118 @@
-"""``BlockPrune``, the edit that puts a block mask with scores on a layer, and plans of it.
+"""Edits that put masks on a layer: ``TwoFour`` (N:M) and ``BlockPrune`` (scores that learn).
 
-The mask comes before the quantizer: ``[BlockPrune((32, 32)), LSQ(bits=8)]``. What spans layers is
-in the plan: edits with the same ``group`` share scores, as the two matrices of a FFN do.
+A mask comes before the quantizer: ``[TwoFour(), LSQ(bits=4)]``. What spans layers is in the plan:
+``BlockPrune`` edits with the same ``group`` share scores, as the two matrices of a FFN do.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from torch import nn
+from jaxtyping import Float
+from torch import Tensor, nn
 
+from ..stages import Cores, attach, is_mask, is_quantizer, weight_names
 from .anatomy import ATTENTION, FFN, encoder_layers
 from .blocks import BlockMask, RowMask
-from .grid import is_quantizer
 from .movement import FINAL
-from .weights import attach
+from .nm import UPDATES, NMMask
+from .patterns import Pattern
 
 VARIANTS = ("block", "struct", "hybrid")
+
+
+def input_axis(module: nn.Module, weight: Float[Tensor, "..."]) -> int:
+    """Return the axis of a weight along which its layer sums: the input.
+
+    That is the last one; the channels of a convolution; the mode of a train's last core, whose last
+    axis is an outer rank of 1.
+    """
+    if isinstance(module, nn.Conv1d | nn.Conv2d):
+        return 1 - weight.dim()
+    return next((a for a in range(-1, -weight.dim(), -1) if weight.shape[a] > 1), -weight.dim())
+
+
+@dataclass(frozen=True)
+class TwoFour:
+    """Keep two of every four neighbors along the input of a weight; the rest is exactly zero.
+
+    Args:
+        pattern: "2:4", "1:2", "4:8" or any "N:M"; "4:8 pairs" keeps adjacent pairs.
+        update: "fixed": the smallest magnitudes go now, once, and get no gradient. "ste" and
+            "sr-ste" choose anew in every forward; see ``nm.NMMask``.
+        decay: SR-STE's lambda.
+        pad: allow a short last group where the width is not divisible.
+        only: names of the weights to mask, such as ("core_0",); None for all of the layer's.
+
+    On a tensor train, a Kronecker product or a low-rank pair every factor is masked along its own
+    input, so the ranks or modes on that side must be divisible.
+
+    Source: spec sheet Deep Compression, section 6; a fixed mask by magnitude is its default.
+
+    >>> layer = TwoFour()(nn.Linear(24, 36))
+    >>> int((layer.weight != 0).sum()), layer.parametrizations.weight[0]
+    (432, NMMask('2:4', shape=(36, 24), axis=-1, update='fixed'))
+    """
+
+    pattern: str = "2:4"
+    update: str = "fixed"
+    decay: float | int = 2e-4
+    pad: bool = False
+    only: Sequence[str] | None = None
+
+    def __post_init__(self) -> None:
+        Pattern.of(self.pattern)
+        if self.update not in UPDATES:
+            raise ValueError(f"update is 'fixed', 'ste' or 'sr-ste', got {self.update!r}")
+        if not self.decay >= 0:
+            raise ValueError(f"a decay is at least 0, got {self.decay}")
+        if self.only is not None and (not self.only or isinstance(self.only, str)):
+            raise ValueError(f"only lists names of weights, such as ('core_0',), got {self.only!r}")
+
+    def __call__(self, module: nn.Module) -> nn.Module:
+        """Put the masks on, in place, and return the layer.
+
+        Raises:
+            TypeError: the layer has no weight.
+            ValueError: a width without whole groups, a weight that is masked or quantized already,
+                an unknown name in ``only``, or a NaN.
+        """
+        names = weight_names(module)
+        if not names:
+            raise TypeError(
+                f"TwoFour found no weight to mask on a {type(module).__name__}; leave it out of "
+                "the plan, or call tqlearn.unpack(model) first if it is packed"
+            )
+        if unknown := [name for name in self.only or () if name not in names]:
+            raise ValueError(f"{type(module).__name__} has no weight {unknown[0]!r}, only {names}")
+        masks = {name: self._mask(module, name) for name in self.only or names}
+        for name, mask in masks.items():
+            attach(module, name, mask)
+        return module
+
+    def _mask(self, module: nn.Module, name: str) -> NMMask:
+        where, weight = f"{type(module).__name__}.{name}", getattr(module, name).detach()
+        chains = getattr(module, "parametrizations", {})
+        for stage in chains[name] if name in chains else ():
+            if is_quantizer(stage):
+                raise ValueError(
+                    f"{where} is quantized already; put TwoFour before the quantizer in the plan, "
+                    "or call tqlearn.bake(model) before"
+                )
+            if is_mask(stage):
+                raise ValueError(f"{where} has a mask already; call tqlearn.bake(model) before")
+        axis, group = input_axis(module, weight), Pattern.of(self.pattern).group
+        if weight.shape[axis] % group and not self.pad:
+            ways = "leave the layer out"
+            if isinstance(module, Cores):
+                ways = "choose ranks and modes that are, name the cores that fit in only=(...)"
+            raise ValueError(
+                f"TwoFour({self.pattern!r}) needs a width divisible by {group}, but {where} with "
+                f"shape {(*weight.shape,)} has {weight.shape[axis]} along its input; {ways}, or "
+                "allow a short last group with pad=True"
+            )
+        shape = list(weight.shape)
+        mask = NMMask(shape, self.pattern, axis, self.pad, self.update, self.decay)
+        return mask.remask(weight) if self.update == "fixed" else mask
 
 
 @dataclass(frozen=True)

@@ -6,36 +6,12 @@ A mask is a module that stands on a weight before its quantizer. ``mask_for`` re
 stays), ``forward`` applies it. ``mask_of`` asks a weight that carries masks for what they leave.
 """
 
-from itertools import takewhile
-
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from .blocks import BlockMask, RowMask, block_density, block_masks, score_penalty
-from .grid import is_quantizer
-from .movement import CubicThreshold, blocks_kept
+from ..registry import register
 from .patterns import Pattern
-from .registry import register
-
-__all__ = [
-    "UPDATES",
-    "BlockMask",
-    "CubicThreshold",
-    "NMMask",
-    "RowMask",
-    "activation_aware",
-    "block_density",
-    "block_masks",
-    "blocks_kept",
-    "grouped",
-    "is_mask",
-    "magnitude",
-    "mask_of",
-    "nm_mask",
-    "score_penalty",
-    "ungrouped",
-]
 
 UPDATES = ("fixed", "ste", "sr-ste")
 
@@ -43,17 +19,6 @@ UPDATES = ("fixed", "ste", "sr-ste")
 def magnitude(weight: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
     """Return the score |w|: what is small goes first."""
     return weight.detach().abs()
-
-
-def activation_aware(
-    weight: Float[Tensor, "out in"], norms: Float[Tensor, "in"]
-) -> Float[Tensor, "out in"]:
-    """Return the score |w| times the norm of its input: a small weight on a loud input counts.
-
-    Source: Sun et al. 2023, *A Simple and Effective Pruning Approach for Large Language Models*
-    (Wanda); the norm is that of an input feature over all tokens, see ``input_norms``.
-    """
-    return magnitude(weight) * norms.to(weight)
 
 
 def nm_mask(
@@ -213,31 +178,3 @@ class NMMask(nn.Module):
 
     def extra_repr(self) -> str:
         return f"{self.pattern!r}, shape={self.shape}, axis={self.axis}, update={self.update!r}"
-
-
-def is_mask(module: nn.Module) -> bool:
-    """Say whether a module is a mask: it can tell which numbers of a weight stay."""
-    return hasattr(module, "mask_for")
-
-
-def mask_of(module: nn.Module, name: str = "weight") -> Bool[Tensor, "..."] | None:
-    """Return where the masks on a layer's weight leave it be (True); None if it has no mask.
-
-    The numbers under the mask are ``module.parametrizations[name].original``; a quantizer that
-    wants statistics of the kept ones, or of all, finds both here.
-
-    >>> from tqlearn import TwoFour
-    >>> layer = TwoFour()(nn.Linear(8, 2))
-    >>> mask_of(layer).sum(1).tolist(), mask_of(nn.Linear(8, 2))
-    ([4, 4], None)
-    """
-    chain, found = getattr(module, "parametrizations", {}), None
-    if name in chain and chain[name].is_tensor:
-        with torch.no_grad():
-            x = chain[name].original
-            for stage in takewhile(lambda stage: not is_quantizer(stage), chain[name]):
-                if is_mask(stage):
-                    mask = stage.mask_for(x)
-                    found = mask if found is None else found & mask
-                x = stage(x)
-    return found

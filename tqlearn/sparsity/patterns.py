@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import ceil, prod
 
-from .shapes import packed_bytes
+from ..shapes import packed_bytes
 
 
 @dataclass(frozen=True)

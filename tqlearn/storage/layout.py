@@ -14,16 +14,14 @@ from safetensors.torch import load_model, save_model
 from torch import nn
 from torch.nn.utils import parametrize
 
-from .activations import PLACES, place
-from .blocks import tie
-from .cores import Cores
-from .pack import Packed, place_packed, strip
-from .registry import build, register, registered_name, spec_of
-from .sized import NAME, size_of
+from ..quantizers.inputs import PLACES, place
+from ..registry import RESIZED, build, registered_name, size_of, spec_of
+from ..sparsity.blocks import tie
+from ..stages import Cores
+from .pack import place_packed
+from .packed import Packed
 
 VERSION = 1
-
-__all__ = ["attach_layout", "describe", "load", "rebuild", "register", "save"]
 
 
 def describe(model: nn.Module) -> dict:
@@ -46,7 +44,7 @@ def describe(model: nn.Module) -> dict:
             continue
         entry = spec_of(module) if registered_name(module) else {}
         if size := size_of(module):
-            entry = {"class": NAME, "args": size}
+            entry = {"class": RESIZED, "args": size}
         if not entry and isinstance(module, Cores):
             raise ValueError(
                 f"{name} is a {type(module).__name__}, which no saved model could rebuild; "
@@ -176,13 +174,4 @@ def load(model: nn.Module, path: str | Path) -> nn.Module:
         load_model(model, str(path))
     except RuntimeError as error:
         raise ValueError(f"{path} does not fit this {type(model).__name__}: {error}") from error
-    return model
-
-
-def bake_tensors(model: nn.Module) -> nn.Module:
-    """Turn every parametrized tensor into a plain parameter with its present value, in place."""
-    for module in list(model.modules()):
-        for name, parametrized in list(getattr(module, "parametrizations", {}).items()):
-            if parametrized.is_tensor:
-                strip(module, name)
     return model

@@ -1,7 +1,7 @@
 """Real integer storage: codes of 2 to 8 bits without gaps, their scales, and the way back.
 
 A packed tensor keeps its place in the model: the module's attribute still yields the float values,
-computed from a uint8 buffer (see ``storage``). So a packed model runs, saves and loads like any
+computed from a uint8 buffer (see ``packed``). So a packed model runs, saves and loads like any
 other.
 """
 
@@ -9,15 +9,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from .blocks import BlockMask, RowMask
-from .cores import own_class
-from .quantize import is_quantizer, require_calibrated
-from .shapes import packed_bytes
-from .sparsify import NMMask, mask_of
-from .storage import Packed, pack_bits, unpack_bits
-from .storage_nm import PackedNM
-
-__all__ = ["Packed", "PackedNM", "pack_bits", "pack_tensors", "unpack_bits", "unpack_tensors"]
+from ..quantizers.grid import require_calibrated
+from ..shapes import packed_bytes
+from ..sparsity.blocks import BlockMask, RowMask
+from ..sparsity.nm import NMMask
+from ..stages import is_quantizer, mask_of, own_class, strip
+from .packed import Packed, PackedNM
 
 
 def pack_tensors(model: nn.Module) -> nn.Module:
@@ -62,15 +59,6 @@ def place_packed(module: nn.Module, name: str, packed: Packed, codes: Tensor | N
     parametrize.register_parametrization(own_class(module), name, packed, unsafe=True)
 
 
-@torch.no_grad()
-def strip(module: nn.Module, name: str) -> None:
-    """Make the current value of a parametrized tensor an ordinary parameter again."""
-    values = getattr(module, name).detach().clone()
-    parametrize.remove_parametrizations(own_class(module), name, leave_parametrized=False)
-    delattr(module, name)
-    module.register_parameter(name, nn.Parameter(values))
-
-
 def unpack_tensors(model: nn.Module) -> nn.Module:
     """Replace packed codes by trainable floats under the quantizer that made them, in place."""
     for module in list(model.modules()):
@@ -110,3 +98,12 @@ def stored_bytes(chain: nn.Module, numel: int) -> tuple[int, int]:
     if isinstance(masks[-1], NMMask):
         needed += form.place_bytes(groups)
     return form.value_bytes(groups, bits), needed
+
+
+def bake_tensors(model: nn.Module) -> nn.Module:
+    """Turn every parametrized tensor into a plain parameter with its present value, in place."""
+    for module in list(model.modules()):
+        for name, parametrized in list(getattr(module, "parametrizations", {}).items()):
+            if parametrized.is_tensor:
+                strip(module, name)
+    return model

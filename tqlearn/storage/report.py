@@ -17,9 +17,10 @@ from safetensors.torch import save_model
 from torch import nn
 from torch.nn.utils.parametrize import ParametrizationList
 
+from ..quantizers.grid import require_calibrated
+from ..shapes import packed_bytes
+from ..stages import is_quantizer
 from .pack import pack_tensors, stored_bits, stored_bytes
-from .quantize import is_quantizer, require_calibrated
-from .shapes import packed_bytes
 
 
 @dataclass(frozen=True)

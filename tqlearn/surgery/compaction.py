@@ -12,10 +12,11 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from .anatomy import EncoderLayer, encoder_layers
-from .grid import is_quantizer
-from .layout import attach_layout, bake_tensors
-from .sized import sized_linear
+from ..registry import resized_linear
+from ..sparsity.anatomy import EncoderLayer, encoder_layers
+from ..stages import is_quantizer
+from ..storage.layout import attach_layout
+from ..storage.pack import bake_tensors
 
 RULES = ("exact", "authors")
 
@@ -225,7 +226,7 @@ def _slice(
         weight, bias = weight[rows], None if bias is None else bias[rows]
     if columns is not None:
         weight = weight[:, columns]
-    made = sized_linear(weight.shape[1], weight.shape[0], bias is not None).to(weight)
+    made = resized_linear(weight.shape[1], weight.shape[0], bias is not None).to(weight)
     made.weight.copy_(weight)
     if bias is not None:
         made.bias.copy_(bias)

@@ -23,13 +23,7 @@ from .kronecker_bert import (
     start_error,
     student_parts,
 )
-from .low_rank import (
-    draw_spectrum,
-    low_rank_costs,
-    low_rank_explorer,
-    low_rank_table,
-    spectrum,
-)
+from .low_rank import draw_spectrum, low_rank_costs, low_rank_explorer, low_rank_table, spectrum
 from .quantizer import draw_quantizer, error_parts, quantizer_explorer, quantizer_table
 from .sparsity import draw_sparsity, sparsity_costs, sparsity_explorer, sparsity_table
 from .structures import best_within, candidates, compare, draw_structures

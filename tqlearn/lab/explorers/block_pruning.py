@@ -7,8 +7,8 @@ import plotly.graph_objects as go
 import torch
 from torch import Tensor, nn
 
-from ...anatomy import encoder_layers, encoder_weights
-from ...blocks import block_masks
+from ...sparsity.anatomy import encoder_layers, encoder_weights
+from ...sparsity.blocks import block_masks
 from .. import plots
 from .base import Explorer, choice, sweep
 

@@ -8,7 +8,7 @@ import ipywidgets
 import plotly.graph_objects as go
 
 from ...hf.dropout import DropoutSchedule
-from ...patterns import Pattern
+from ...sparsity.patterns import Pattern
 from .. import plots
 from .base import Explorer, choice, sweep
 

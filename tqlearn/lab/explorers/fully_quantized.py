@@ -10,12 +10,12 @@ import plotly.graph_objects as go
 import torch
 from torch import nn
 
-from ...buckets import switch
-from ...calibration import calibrate
-from ...minmax import MinMax
 from ...models import Transformer
-from ...ranges import Uniform
-from ...surgery import compress
+from ...quantizers.calibration import calibrate
+from ...quantizers.minmax import MinMax
+from ...quantizers.ranges import Uniform
+from ...quantizers.running_ranges import switch
+from ...surgery.verbs import compress
 from .. import plots
 from .base import Explorer, choice, sweep
 

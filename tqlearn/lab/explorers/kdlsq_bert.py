@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ... import shapes
-from ...starts import start_scale
+from ...quantizers.initial_scales import start_scale
 from .. import plots
 from .base import Explorer, choice, sweep
 from .quantizer import histogram

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ... import shapes
-from ...kronecker import rearrange
+from ...factors.kronecker import rearrange
 from .. import plots
 from .base import Explorer, choice, sweep
 from .tensor_train import pair_costs

@@ -8,7 +8,7 @@ import plotly.graph_objects as go
 import torch
 from torch import Tensor
 
-from ...quantize import integer_range
+from ...quantizers.rounding import integer_range
 from .. import plots
 from .base import Explorer, choice, sweep
 

@@ -8,8 +8,9 @@ import plotly.graph_objects as go
 import torch
 from torch import Tensor
 
-from ...patterns import Pattern
-from ...sparsify import activation_aware, magnitude, nm_mask
+from ...sparsity.nm import magnitude, nm_mask
+from ...sparsity.patterns import Pattern
+from ...sparsity.wanda import activation_aware
 from .. import plots
 from .base import Explorer, choice, sweep
 

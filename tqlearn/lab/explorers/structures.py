@@ -8,7 +8,7 @@ import plotly.graph_objects as go
 from torch import Tensor
 
 from ... import shapes
-from ...decompose import tt_svd
+from ...factors.trains import tt_svd
 from .. import plots
 from .kronecker import sum_costs
 from .tensor_train import pair_costs

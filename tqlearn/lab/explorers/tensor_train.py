@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ... import shapes
-from ...decompose import tt_svd
+from ...factors.trains import tt_svd
 from .. import plots
 from .base import Explorer, choice, sweep
 

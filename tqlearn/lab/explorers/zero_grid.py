@@ -8,7 +8,7 @@ import plotly.graph_objects as go
 import torch
 from torch import Tensor
 
-from ...sparsify import nm_mask
+from ...sparsity.nm import nm_mask
 from .. import plots
 from .base import Explorer, choice, sweep
 

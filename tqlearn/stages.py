@@ -1,0 +1,146 @@
+"""What may sit on a tensor of a layer, and how it comes and goes: masks, quantizers, packed codes.
+
+A *stage* is a module that torch's ``parametrize`` keeps on a tensor; several form a chain, masks
+first. ``factors``, ``quantizers`` and ``sparsity`` know each other only through this file, which
+asks a stage what it can do and not of which class it is.
+"""
+
+from collections.abc import Sequence
+from itertools import takewhile
+from math import sqrt
+
+import torch
+from jaxtyping import Bool
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+
+def is_quantizer(module: nn.Module) -> bool:
+    """Say whether a module has what a quantizer has: bits, a scale, codes and calibrate."""
+    return all(hasattr(module, name) for name in ("bits", "scale", "codes", "calibrate"))
+
+
+def is_mask(module: nn.Module) -> bool:
+    """Say whether a module is a mask: it can tell which numbers of a weight stay."""
+    return hasattr(module, "mask_for")
+
+
+def chain_of(module: nn.Module, name: str = "weight") -> list[nn.Module]:
+    """Return the stages on a tensor of a module, first to last; none where it is plain."""
+    chains = getattr(module, "parametrizations", {})
+    return [*chains[name]] if name in chains else []
+
+
+def weight_names(module: nn.Module) -> list[str]:
+    """Return the names of a layer's own weights (cores included, biases and vectors not)."""
+    parametrized = getattr(module, "parametrizations", {})
+    plain = [n for n, p in module.named_parameters(recurse=False) if p.dim() > 1]
+    return plain + [
+        n for n, chain in parametrized.items() if chain.is_tensor and chain.original.dim() > 1
+    ]
+
+
+def mask_of(module: nn.Module, name: str = "weight") -> Bool[Tensor, "..."] | None:
+    """Return where the masks on a layer's weight leave it be (True); None if it has no mask.
+
+    The numbers under the mask are ``module.parametrizations[name].original``; a quantizer that
+    wants statistics of the kept ones, or of all, finds both here.
+
+    >>> from tqlearn import TwoFour
+    >>> layer = TwoFour()(nn.Linear(8, 2))
+    >>> mask_of(layer).sum(1).tolist(), mask_of(nn.Linear(8, 2))
+    ([4, 4], None)
+    """
+    chain, found = getattr(module, "parametrizations", {}), None
+    if name in chain and chain[name].is_tensor:
+        with torch.no_grad():
+            x = chain[name].original
+            for stage in takewhile(lambda stage: not is_quantizer(stage), chain[name]):
+                if is_mask(stage):
+                    mask = stage.mask_for(x)
+                    found = mask if found is None else found & mask
+                x = stage(x)
+    return found
+
+
+def own_class(module: nn.Module) -> nn.Module:
+    """Give a parametrized module a class of its own, before a parametrization comes or goes.
+
+    ``parametrize`` keeps its properties on a class that ``copy.deepcopy`` shares between copies; a
+    change to one copy would reach into the others.
+    """
+    cls = type(module)
+    if parametrize.is_parametrized(module):
+        keep = {k: v for k, v in vars(cls).items() if k not in ("__dict__", "__weakref__")}
+        module.__class__ = type(cls.__name__, cls.__bases__, keep)
+    return module
+
+
+def attach(module: nn.Module, name: str, stage: nn.Module) -> None:
+    """Put a stage (mask, quantizer) on one tensor of a module, behind those that it carries.
+
+    Raises:
+        ValueError: the tensor has a NaN or infinite entry.
+    """
+    tensor = getattr(module, name)
+    chain = getattr(module, "parametrizations", {})
+    original = chain[name].original if name in chain else tensor
+    if not original.is_meta and not torch.isfinite(original).all():
+        raise ValueError(
+            f"{type(module).__name__}.{name} holds NaN or infinite entries; repair the model first"
+        )
+    stage = stage.to(original).train(module.training)
+    parametrize.register_parametrization(own_class(module), name, stage, unsafe=True)
+
+
+@torch.no_grad()
+def strip(module: nn.Module, name: str) -> None:
+    """Make the current value of a tensor that carries stages an ordinary parameter again."""
+    values = getattr(module, name).detach().clone()
+    parametrize.remove_parametrizations(own_class(module), name, leave_parametrized=False)
+    delattr(module, name)
+    module.register_parameter(name, nn.Parameter(values))
+
+
+class Cores(nn.Module):
+    """Base of the factored layers: the weight is a product of ``core_0``, ``core_1`` and so on."""
+
+    order: int
+
+    def _new_cores(self, shapes: Sequence[tuple[int, ...]], std: float) -> None:
+        """Create random cores; the entries of their product get the standard deviation ``std``.
+
+        Source: spec sheet QTC, section 3: N(0, 1) * std^(1/d) / sqrt(rank after); every entry is a
+        sum over prod(ranks) paths with variance std^2 / prod(ranks) each.
+        """
+        each = [std ** (1 / len(shapes)) / sqrt(shape[-1]) for shape in shapes]
+        self._random_cores(shapes, each)
+
+    def _new_pairs(self, shapes: Sequence[tuple[int, ...]], rank: int, std: float) -> None:
+        """Create random cores whose product is a sum over ``rank`` products of two entries."""
+        self._random_cores(shapes, [(std / sqrt(rank)) ** 0.5] * len(shapes))
+
+    def _random_cores(self, shapes: Sequence[tuple[int, ...]], stds: Sequence[float]) -> None:
+        self.order = len(shapes)
+        for k, (shape, std) in enumerate(zip(shapes, stds, strict=True)):
+            self.register_parameter(f"core_{k}", nn.Parameter(torch.randn(shape) * std))
+
+    @property
+    def cores(self) -> list[Tensor]:
+        """The cores as they enter the forward pass, quantized and masked where they are."""
+        return [getattr(self, f"core_{k}") for k in range(self.order)]
+
+    @torch.no_grad()
+    def set_cores(self, cores: Sequence[Tensor]) -> None:
+        """Copy values into the cores.
+
+        Raises:
+            ValueError: a core carries a mask or quantizer; its value is computed, not stored.
+        """
+        if parametrize.is_parametrized(self):
+            raise ValueError(
+                f"the cores {[*self.parametrizations]} carry masks or quantizers; set the values "
+                "before they are attached, or call tqlearn.bake(model) first"
+            )
+        for mine, new in zip(self.cores, cores, strict=True):
+            mine.copy_(new)

@@ -1,0 +1,42 @@
+"""A compressed model on disk.
+
+- ``codes``: integers of 1 to 8 bits in a stream of bytes
+- ``packed``: what a packed tensor is
+- ``pack``: a model's tensors to codes and back
+- ``layout``: a model describes itself; save, load, rebuild
+- ``report``: honest sizes, three ways to count
+"""
+
+from .codes import pack_bits, unpack_bits
+from .layout import attach_layout, describe, load, rebuild, save
+from .pack import (
+    bake_tensors,
+    pack_tensors,
+    place_packed,
+    stored_bits,
+    stored_bytes,
+    unpack_tensors,
+)
+from .packed import Packed, PackedNM
+from .report import Report, file_bytes, report
+
+__all__ = [
+    "Packed",
+    "PackedNM",
+    "Report",
+    "attach_layout",
+    "bake_tensors",
+    "describe",
+    "file_bytes",
+    "load",
+    "pack_bits",
+    "pack_tensors",
+    "place_packed",
+    "rebuild",
+    "report",
+    "save",
+    "stored_bits",
+    "stored_bytes",
+    "unpack_bits",
+    "unpack_tensors",
+]

@@ -1,0 +1,156 @@
+"""A plan and what it would do: which layers its patterns name, and ``preview``.
+
+A plan is a dict: shell wildcard on module names -> list of edits. The first pattern that fits wins,
+``[]`` leaves alone, and a pattern that fits nothing is an error.
+"""
+
+import copy
+import difflib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+from torch import nn
+
+from ..quantizers.named_points import Spot
+from ..stages import Cores
+
+Edit = Callable[[nn.Module], nn.Module]
+
+
+Plan = Mapping[str, Sequence]  # of edits; ``match`` says which one is none
+
+
+LAYERS = (nn.Linear, nn.Embedding, nn.Conv1d, nn.Conv2d, Cores, Spot)
+
+
+def match(model: nn.Module, plan: Plan) -> dict[str, Sequence[Edit]]:
+    """Return the edits of every layer that a plan names; the first pattern that fits wins.
+
+    Raises:
+        ValueError: a pattern fits no layer (the message lists the nearest names), or a layer in the
+            plan shares its weight with another one.
+        TypeError: an edit is not callable.
+    """
+    if isinstance(model, LAYERS):
+        raise ValueError(
+            f"the model is itself a {type(model).__name__}; call the edit on it: TT(rank=8)(layer)"
+        )
+    layers = {name: m for name, m in model.named_modules() if isinstance(m, LAYERS)}
+    found: dict[str, Sequence[Edit]] = {}
+    for pattern, edits in plan.items():
+        hits = [name for name in layers if fnmatchcase(name, pattern)]
+        if not hits:
+            raise ValueError(
+                f"plan pattern {pattern!r} matches no Linear or Embedding of "
+                f"{type(model).__name__}; nearest names: {_nearest(pattern, list(layers))}"
+            )
+        if wrong := [e for e in edits if not callable(e)]:
+            raise TypeError(f"plan pattern {pattern!r}: {wrong[0]!r} is no edit (module -> module)")
+        for name in hits:
+            found.setdefault(name, edits)
+    _refuse_tied(model, [name for name, edits in found.items() if edits])
+    return {name: edits for name, edits in found.items() if edits}
+
+
+def _nearest(pattern: str, names: list[str]) -> list[str]:
+    plain = pattern.replace("*", "").strip(".")
+    tails = {name: name[-max(len(plain), 1) :] for name in names}
+    return sorted(names, key=lambda n: -difflib.SequenceMatcher(None, plain, tails[n]).ratio())[:3]
+
+
+def _refuse_tied(model: nn.Module, chosen: list[str]) -> None:
+    owners: dict[int, list[str]] = {}
+    for name, module in model.named_modules(remove_duplicate=False):
+        for parameter in module.parameters(recurse=False):
+            owners.setdefault(id(parameter), []).append(name)
+    for names in owners.values():
+        if len(names) > 1 and set(names) & set(chosen):
+            raise ValueError(
+                f"{' and '.join(names)} share one weight; leave both out of the plan or "
+                "untie them first"
+            )
+
+
+@dataclass(frozen=True)
+class Preview:
+    """What a plan would do: one row per layer with name, layer, edits and parameter counts."""
+
+    rows: list[dict]
+
+    @property
+    def before(self) -> int:
+        """Parameters of the named layers now."""
+        return sum(row["before"] for row in self.rows)
+
+    @property
+    def after(self) -> int:
+        """Parameters of the named layers under the plan."""
+        return sum(row["after"] for row in self.rows)
+
+    def __str__(self) -> str:
+        width = max(len(name) for name in ("together", *(row["name"] for row in self.rows)))
+        lines = [f"{'layer':<{width}} {'before':>12} {'after':>12}  becomes"]
+        for row in self.rows:
+            line = f"{row['name']:<{width}} {row['before']:>12,} {row['after']:>12,}  "
+            lines.append(line + row["becomes"])
+        return "\n".join([*lines, f"{'together':<{width}} {self.before:>12,} {self.after:>12,}"])
+
+    def _repr_html_(self) -> str:
+        body = "".join(
+            f"<tr><td>{r['name']}</td><td>{r['before']:,}</td><td>{r['after']:,}</td>"
+            f"<td>{r['becomes']}</td></tr>"
+            for r in self.rows
+        )
+        foot = f"<tr><th>together</th><th>{self.before:,}</th><th>{self.after:,}</th><th></th></tr>"
+        head = "<tr><th>layer</th><th>before</th><th>after</th><th>becomes</th></tr>"
+        return f"<table>{head}{body}{foot}</table>"
+
+
+def preview(model: nn.Module, plan: Plan) -> Preview:
+    """Show what ``compress`` would do, without an SVD unless an edit is given as an error.
+
+    Raises:
+        ValueError, TypeError: whatever ``compress`` would refuse, but for NaN weights.
+
+    >>> print(preview(nn.Sequential(nn.Linear(768, 768)), {"0": [lambda m: m]}))
+    layer          before        after  becomes
+    0             590,592      590,592  Linear
+    together      590,592      590,592
+    """
+    rows = []
+    for name, edits in match(model, plan).items():
+        old = model.get_submodule(name)
+        by_error = any(getattr(edit, "error", None) is not None for edit in edits)
+        new = copy.deepcopy(old)
+        new = new if by_error else new.to("meta")  # an error is a matter of the values
+        for edit in edits:
+            new = getattr(edit, "skeleton", edit)(new)
+        rows.append(
+            {
+                "name": name,
+                "before": _count(old),
+                "after": _count(new),
+                "becomes": _words(new),
+                "edits": [repr(edit) for edit in edits],
+            }
+        )
+    return Preview(rows)
+
+
+def _count(module: nn.Module) -> int:
+    """Count weights and biases; scales of quantizers are metadata, see ``report``."""
+    chains = getattr(module, "parametrizations", {})
+    plain = sum(p.numel() for p in module.parameters(recurse=False))
+    return plain + sum(chain.original.numel() for chain in chains.values())
+
+
+def _words(module: nn.Module) -> str:
+    ranks = f" ranks {module.ranks}" if hasattr(module, "ranks") else ""
+    if isinstance(module, Cores) and hasattr(module, "rank"):
+        sizes = ["x".join(map(str, core.shape)) for core in module.cores[:2]]
+        ranks = f" rank {module.rank} of {' and '.join(sizes)}"
+    stages = [stage for c in getattr(module, "parametrizations", {}).values() for stage in c]
+    on = sorted({f"{type(s).__name__} {getattr(s, 'bits', '')}".strip() for s in stages})
+    kind = type(module).__name__.removeprefix("Parametrized")
+    return kind + ranks + "".join(f" + {word}" for word in on)
