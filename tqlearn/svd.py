@@ -123,7 +123,7 @@ def leading(
         allowed: None for ``rank`` triples.
 
     >>> u, s, v, dropped = leading(torch.diag(torch.tensor([4.0, 2.0, 1.0])), None, allowed=1.5)
-    >>> s.tolist(), float(dropped)
+    >>> [round(x, 5) for x in s.tolist()], round(float(dropped), 5)
     ([4.0, 2.0], 1.0)
     """
     limit = min(matrix.shape) if rank is None else rank
