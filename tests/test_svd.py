@@ -59,7 +59,7 @@ def test_zero_and_low_rank_matrices():
         for rank in (20, 25, 30):
             u, s, v, dropped = truncated_svd(w, rank, "filter")
             best = torch.linalg.svdvals(w.double())[rank:].norm()
-            slack = 1e-6 * w.norm().item()  # float32
+            slack = 300**0.5 * EPS * w.norm().item()  # of sums of 300 products in float32
             distance = (w.double() - (u * s @ v).double()).norm()
             assert_close(distance, best, rtol=1e-5, atol=2 * slack)
             assert_close(dropped, best, rtol=1e-5, atol=slack)
