@@ -65,9 +65,9 @@ def truncated_svd(
             half a million entries (4 million in float64), "filter" for large ones of low rank.
 
     Returns:
-        u and v have orthonormal columns and rows whichever way they were found, so the last value
-        *is* the distance from ``matrix`` to u s v, in float64. Where it is too small to be told
-        from rounding (3 % of the norm), "filter" hands over to "gram" or "exact" by itself.
+        u and v have orthonormal columns and rows (to 100 eps) whichever way they were found, so the
+        last value *is* the distance from ``matrix`` to u s v, in float64. Where it is too small to
+        be told from rounding (3 % of the norm), "filter" hands over to "gram" or "exact" by itself.
 
     Raises:
         ValueError: an unknown method, or a rank below 1.
