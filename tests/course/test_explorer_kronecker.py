@@ -210,9 +210,8 @@ def test_compare(best):
     for kind in ("low", "noise"):
         for share in (0.25, 0.5):
             errors = {family: best["a", kind, share, family]["error"] for family in three.FAMILIES}
-            assert errors["any sum"] <= min(
-                errors[name] for name in ("pair", "one product", "sum of blocks")
-            )
+            others = [errors[name] for name in ("pair", "one product", "sum of blocks")]
+            assert errors["any sum"] <= min(others) + 1e-9, "one sum, two SVDs in float64"
     gap = {
         kind: best["a", kind, 0.25, "sum of blocks"]["error"]
         - best["a", kind, 0.25, "pair"]["error"]

@@ -4,6 +4,7 @@ import time
 
 import pytest
 import torch
+from conftest import assert_same_grid
 
 import tqlearn as tq
 from tqlearn.lab import exercises
@@ -58,7 +59,7 @@ def test_the_grid_is_the_librarys(bits, zero):
     sawb = tq.quantizers.SAWB(bits, zero, coefficients=(2.3, 0.0)).calibrate(W).eval()
     w = torch.cat([W.flatten(), torch.zeros(5), torch.tensor([-9.0, 9.0])])
     hat, index = on_grid(w, sawb.clip.item(), bits, zero)
-    torch.testing.assert_close(hat, sawb(w), rtol=1e-4, atol=1e-6)
+    assert_same_grid(hat, sawb(w), 2 * sawb.clip.item() / (2**bits - 1 - zero))
     assert int(index.min()) == 0 and int(index.max()) == 2**bits - 1 - zero
     assert bool((hat[w == 0] == 0).all()) == zero
 

@@ -6,6 +6,8 @@ from torch.testing import assert_close
 
 from tqlearn.factors.svd import allowed_norm, leading, truncated_svd
 
+EPS = torch.finfo(torch.float32).eps
+
 
 def falling(rows, cols, decay=0.9, dtype=torch.float32):
     """A matrix with singular values 1, decay, decay^2 and so on."""
@@ -38,8 +40,8 @@ def test_every_way_leaves_out_as_little_as_the_svd(name, method):
     assert (u.shape, s.shape, v.shape) == ((len(w), r), (r,), (r, w.shape[1]))
     assert_close(dropped, values[r:].norm(), rtol=1e-5, atol=1e-6)
     assert_close((w.double() - (u * s @ v).double()).norm(), dropped, rtol=1e-5, atol=1e-4)
-    assert_close(u.T @ u, torch.eye(r), atol=1e-5, rtol=0)
-    assert_close(v @ v.T, torch.eye(r), atol=1e-5, rtol=0)
+    for basis in (u.T.double(), v.double()):  # columns less than 100 eps from orthogonal stay
+        assert_close(basis @ basis.T, torch.eye(r).double(), atol=110 * EPS, rtol=0)
     assert_close(s.double(), values[:r], rtol=1e-3, atol=1e-5)
 
 
@@ -57,7 +59,7 @@ def test_zero_and_low_rank_matrices():
         for rank in (20, 25, 30):
             u, s, v, dropped = truncated_svd(w, rank, "filter")
             best = torch.linalg.svdvals(w.double())[rank:].norm()
-            slack = 1e-6 * w.norm().item()  # float32
+            slack = 300**0.5 * EPS * w.norm().item()  # of sums of 300 products in float32
             distance = (w.double() - (u * s @ v).double()).norm()
             assert_close(distance, best, rtol=1e-5, atol=2 * slack)
             assert_close(dropped, best, rtol=1e-5, atol=slack)
