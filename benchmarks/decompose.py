@@ -17,7 +17,7 @@ the machine does only adds time. Extra memory is the growth of the process's lar
 over the model's, so it includes the work space of LAPACK and the factors themselves; it is given
 in multiples of the largest matrix, the word table. "error" is the relative error of all matrices
 together, from the singular values that each contestant dropped. ``--quick`` decomposes one
-attention matrix per job, once, in one process.
+small matrix per job, once, in one process.
 """
 
 import argparse
@@ -41,11 +41,13 @@ from tqlearn.peers import tensorly_axes
 
 THREADS = 2
 SIZES = {"attention": (768, 768), "up": (3072, 768), "down": (768, 3072), "table": (30522, 768)}
+SIZES["small"] = (192, 192)  # for --quick
 COUNTS = {"attention": 4, "up": 1, "down": 1}  # per layer
 TRAINS = {  # modes of a linear layer, ranks
     "attention": ((24, 32, 32, 24), (1, 24, 30, 24, 1)),
     "up": ((64, 48, 24, 32), (1, 30, 30, 30, 1)),
     "down": ((32, 24, 48, 64), (1, 30, 30, 30, 1)),
+    "small": ((12, 16, 16, 12), (1, 12, 15, 12, 1)),
 }
 TABLE = ((16, 20, 10, 10), (4, 4, 8, 6), (1, 20, 20, 20, 1))  # row modes, column modes, ranks
 PRODUCTS = {  # out modes, in modes
@@ -53,8 +55,15 @@ PRODUCTS = {  # out modes, in modes
     "up": ((8, 384), (2, 384)),
     "down": ((2, 384), (8, 384)),
     "table": ((30522, 1), (96, 8)),
+    "small": ((96, 2), (96, 2)),
 }
-RANKS = {"attention": 48, "up": 76, "down": 76, "table": 93}  # an eighth of the numbers
+RANKS = {
+    "attention": 48,
+    "up": 76,
+    "down": 76,
+    "table": 93,
+    "small": 12,
+}  # an eighth of the numbers
 KINDS, WAYS = ("TT A4", "Kronecker KB8", "low rank"), ("tqlearn", "tensorly", "full SVD")
 
 
@@ -96,11 +105,11 @@ def job(kind: str, way: str, seed: int, layers: int) -> dict:
     torch.set_num_threads(THREADS)
     tensorly.set_backend("pytorch")
     names = [part for part, n in COUNTS.items() for _ in range(n * layers)] + ["table"]
-    names = names if layers else ["attention"]
+    names = names if layers else ["small"]
     model = [(part, torch.empty(SIZES[part]).normal_(std=0.02)) for part in names]
     total = sum(squares(w) for _, w in model)
     run = {"tqlearn": ours, "tensorly": theirs, "full SVD": partial(ours, method="exact")}[way]
-    run(kind, "attention", model[0][1])  # libraries load and threads start here
+    run(kind, *model[0])  # libraries load and threads start here
     with open("/proc/self/statm") as statm:
         before = int(statm.read().split()[1]) * resource.getpagesize()
     begin, left = time.perf_counter(), total if way == "tensorly" else 0.0
