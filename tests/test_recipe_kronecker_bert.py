@@ -220,3 +220,14 @@ def test_both_stages_by_one_command(tmp_path, few_rows):
     assert record["steps"] == 6 and record["ratio"]["file"] > 2
     again, _ = tq.teachers.load(str(tmp_path))
     assert isinstance(again.bert.embeddings.word_embeddings, tq.KroneckerEmbedding)
+
+
+def test_minilm_is_fifteen_times_smaller_with_a_dense_pooler():
+    """The shape that benchmarks/kronecker_bert_sst2.py compresses, in numbers kept."""
+    config = BertConfig(
+        hidden_size=384, num_hidden_layers=6, num_attention_heads=12, intermediate_size=1536
+    )
+    with torch.device("meta"):
+        dense = BertForSequenceClassification(config)
+    shown, whole = tq.preview(dense, recipe.plan(config, "KB21")), dense.num_parameters()
+    assert 15 < whole / (whole - shown.before + shown.after) < 16
