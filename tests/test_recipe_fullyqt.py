@@ -1,6 +1,8 @@
 """The FullyQT recipe: plans, a run in parts, resuming, post-training; and its benchmark."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 import torch
