@@ -66,11 +66,8 @@ def outputs(model, inputs):
     return model(**inputs, output_hidden_states=True, output_attentions=True)
 
 
-def smoke(init, terms, teacher, steps=200):
-    """Train as the spec sheet's check 9 says, a third of its steps at twice its rate.
-
-    Returns the last layer's MSE before and after.
-    """
+def smoke(init, terms, teacher, steps=600):
+    """Train as the spec sheet's check 9 says: the last layer's MSE before and after."""
     half = tq.Kronecker(1, init=init)  # B is 2 x 2
     torch.manual_seed(1)
     student = tq.compress(teacher, {"*.encoder.*": [half]})
@@ -81,7 +78,7 @@ def smoke(init, terms, teacher, steps=200):
                 std = dense[name].weight.std().sqrt().item()
                 for core in module.cores:
                     nn.init.normal_(core, std=std)
-    adam = torch.optim.Adam(student.parameters(), lr=2e-3)
+    adam = torch.optim.Adam(student.parameters(), lr=1e-3)
     fresh = torch.Generator().manual_seed(2)
     held = batch(torch.Generator().manual_seed(3))
     with torch.no_grad():
@@ -113,7 +110,6 @@ def test_smoke_training_of_the_spec_sheet():
     start, end = smoke("svd", full, teacher)
     _, from_random = smoke("random", full, teacher)
     _, logits_alone = smoke("svd", ("soft_classes",), teacher)
-    print(start, end, from_random, logits_alone)
     assert end < 0.35 * start
     assert end < from_random
     assert logits_alone > 2 * end
