@@ -84,7 +84,7 @@ TASKS["squad_long"] = TASKS["squad"] | {
 
 def student(arm: str, teacher: Path, args) -> dict:
     """Train one lambda and return its record."""
-    steps = {"max_steps": 30, "score_learning_rate": 0.5} if args.quick else {}
+    steps = {"max_steps": 12, "score_learning_rate": 1.0} if args.quick else {}
     options = STUDENT | TASKS[args.task] | steps | {"penalty": arm, "seed": args.seed}
     return run_recipe("block_pruning", args.work / f"lambda_{arm}", **options, teacher=teacher)
 

@@ -29,7 +29,7 @@ MEASURED = ("intent_accuracy", "slot_f1", "token_accuracy")
 
 def run(name: str, seed: int, args, **options) -> dict:
     """Run the recipe once, in a folder of its own."""
-    steps = {"max_steps": 30, "score_learning_rate": 0.5} if args.quick else {}
+    steps = {"max_steps": 12, "score_learning_rate": 1.0} if args.quick else {}
     folder = args.work / f"{name.replace(' ', '_')}_{seed}"
     return run_recipe("block_pruning", folder, **(SHARED | steps | options), seed=seed)
 

@@ -16,7 +16,8 @@ Each job runs in a process of its own, ``--repeats`` times; the fastest counts, 
 the machine does only adds time. Extra memory is the growth of the process's largest resident size
 over the model's, so it includes the work space of LAPACK and the factors themselves; it is given
 in multiples of the largest matrix, the word table. "error" is the relative error of all matrices
-together, from the singular values that each contestant dropped.
+together, from the singular values that each contestant dropped. ``--quick`` decomposes one
+small matrix per job, once, in one process.
 """
 
 import argparse
@@ -41,11 +42,13 @@ from tqlearn.factors.trains import tt_svd, ttm_svd
 
 THREADS = 2
 SIZES = {"attention": (768, 768), "up": (3072, 768), "down": (768, 3072), "table": (30522, 768)}
+SIZES["small"] = (192, 192)  # for --quick
 COUNTS = {"attention": 4, "up": 1, "down": 1}  # per layer
 TRAINS = {  # modes of a linear layer, ranks
     "attention": ((24, 32, 32, 24), (1, 24, 30, 24, 1)),
     "up": ((64, 48, 24, 32), (1, 30, 30, 30, 1)),
     "down": ((32, 24, 48, 64), (1, 30, 30, 30, 1)),
+    "small": ((12, 16, 16, 12), (1, 12, 15, 12, 1)),
 }
 TABLE = ((16, 20, 10, 10), (4, 4, 8, 6), (1, 20, 20, 20, 1))  # row modes, column modes, ranks
 PRODUCTS = {  # out modes, in modes
@@ -53,8 +56,15 @@ PRODUCTS = {  # out modes, in modes
     "up": ((8, 384), (2, 384)),
     "down": ((2, 384), (8, 384)),
     "table": ((30522, 1), (96, 8)),
+    "small": ((96, 2), (96, 2)),
 }
-RANKS = {"attention": 48, "up": 76, "down": 76, "table": 93}  # an eighth of the numbers
+RANKS = {
+    "attention": 48,
+    "up": 76,
+    "down": 76,
+    "table": 93,
+    "small": 12,
+}  # an eighth of the numbers
 KINDS, WAYS = ("TT A4", "Kronecker KB8", "low rank"), ("tqlearn", "tensorly", "full SVD")
 
 
@@ -96,10 +106,11 @@ def job(kind: str, way: str, seed: int, layers: int) -> dict:
     torch.set_num_threads(THREADS)
     tensorly.set_backend("pytorch")
     names = [part for part, n in COUNTS.items() for _ in range(n * layers)] + ["table"]
+    names = names if layers else ["small"]
     model = [(part, torch.empty(SIZES[part]).normal_(std=0.02)) for part in names]
     total = sum(squares(w) for _, w in model)
     run = {"tqlearn": ours, "tensorly": theirs, "full SVD": partial(ours, method="exact")}[way]
-    run(kind, "attention", model[0][1])  # libraries load and threads start here
+    run(kind, *model[0])  # libraries load and threads start here
     with open("/proc/self/statm") as statm:
         before = int(statm.read().split()[1]) * resource.getpagesize()
     begin, left = time.perf_counter(), total if way == "tensorly" else 0.0
@@ -112,11 +123,10 @@ def job(kind: str, way: str, seed: int, layers: int) -> dict:
 
 def measured(kind: str, way: str, args: argparse.Namespace) -> dict:
     """Run a job in processes of its own and return the fastest run, with the least memory seen."""
-    layers, repeats = (1, 1) if args.quick else (12, args.repeats)
     command = [sys.executable, __file__, "--job", kind, way, "--seed", str(args.seed)]
-    command += ["--layers", str(layers)]
+    command += ["--layers", str(args.layers)]
     runs = []
-    for _ in range(repeats):
+    for _ in range(args.repeats):
         done = subprocess.run(command, check=True, capture_output=True, text=True)
         runs.append(json.loads(done.stdout.splitlines()[-1]))
     best = min(runs, key=lambda run: run["seconds"])
@@ -135,7 +145,10 @@ def main() -> None:
         return
     rows, table = [], 4 * SIZES["table"][0] * SIZES["table"][1]
     for kind in KINDS:
-        found = {way: measured(kind, way, args) for way in WAYS}
+        found = {
+            way: job(kind, way, args.seed, layers=0) if args.quick else measured(kind, way, args)
+            for way in WAYS
+        }
         for way, run in found.items():
             speedup = found["tensorly"]["seconds"] / run["seconds"]
             rows.append(

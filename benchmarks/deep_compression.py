@@ -66,7 +66,7 @@ ARMS = {
     "W4A4 2:4, longer quantized": {"phases": ["prune", "quantize"], "shares": [1, 3]},
     "W4A4 2:4, both": {"phases": ["prune", "quantize"], "shares": [1, 3], "per": "channel"},
 }
-QUICK = {"max_steps": 4, "eval_strategy": "no", "save_strategy": "no",
+QUICK = {"max_steps": 6, "learning_rate": 1e-2, "eval_strategy": "no", "save_strategy": "no",
          "load_best_model_at_end": False}  # fmt: skip
 
 

@@ -95,7 +95,7 @@ def pretrained(folder: Path, quick: bool) -> Path:
         add_pooling_layer=False,
     )  # fmt: skip
     options = TrainingArguments(
-        str(folder), num_train_epochs=EPOCHS, max_steps=4 if quick else -1, learning_rate=1e-3,
+        str(folder), num_train_epochs=EPOCHS, max_steps=2 if quick else -1, learning_rate=1e-3,
         per_device_train_batch_size=64, warmup_steps=0.05, lr_scheduler_type="cosine",
         weight_decay=0.01, train_sampling_strategy="group_by_length", save_strategy="no",
         logging_strategy="epoch", report_to="none", dataloader_pin_memory=False,
@@ -115,7 +115,7 @@ def trained(options: dict, args, seed: int) -> tuple[dict, Path]:
     words = [*options["phases"], options["dropout_shape"], *map(str, options["dropout"])]
     folder = args.work / "_".join([*words, "zero" if options["zero"] else "none", str(seed)])
     start = pretrained(args.work / "pretrained", args.quick)
-    steps = {"max_steps": 6} if args.quick else {"num_train_epochs": args.epochs}
+    steps = {"max_steps": 4} if args.quick else {"num_train_epochs": args.epochs}
     wanted = TRAINING | steps | options | {"teacher": start, "seed": seed}
     return run_recipe("deep_compression", folder, here=True, **wanted), folder
 

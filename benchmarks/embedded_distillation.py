@@ -79,7 +79,7 @@ class School:
         encoded = encode_joint(self.flights, self.tokenizer, *labels)
         self.rows, collate = list(encoded["train"]), JointCollator(self.tokenizer)
         self.collate = collate
-        self.probe = collate(list(encoded["test"].select(range(100))))
+        self.probe = collate(list(encoded["test"])[:100])
         with torch.no_grad():
             self.taught = self.teacher(**self.probe, **EXTRA)
 

@@ -6,7 +6,8 @@ A random encoder of BERT-base's shape (its times are those of a trained one), ev
 attention. One and two threads, batch 1 and 8, 32, 128 and 384 tokens, no padding. Every repeat
 times each contestant once, so a busy moment hits all of them; medians after a warm-up. "speedup"
 is against the dense model of the same repeats, "flops" the dense model's count over the
-contestant's, attention products included: what the arithmetic alone would gain. The contestants:
+contestant's, attention products included: what the arithmetic alone would gain. ``--quick`` times
+one layer at two short lengths, once. The contestants:
 
 - dense;
 - masked: the heads and FFN dimensions that Block Pruning's headline model lost are zeros, in
@@ -45,9 +46,9 @@ PRODUCTS = {
 }
 
 
-def dense_model() -> nn.Module:
+def dense_model(layers: int = 12) -> nn.Module:
     """Return BERT-base's encoder with a small table, which no time depends on."""
-    config = BertConfig(vocab_size=1000, num_labels=2)
+    config = BertConfig(vocab_size=1000, num_labels=2, num_hidden_layers=layers)
     return BertForSequenceClassification(config).eval()
 
 
@@ -72,15 +73,15 @@ def int8_model(dense: nn.Module) -> nn.Module:
         )
 
 
-def contestants(names: list[str] | None = None) -> dict[str, nn.Module]:
+def contestants(names: list[str] | None = None, layers: int = 12) -> dict[str, nn.Module]:
     """Return the models, dense first; all of them, or those named."""
-    dense = dense_model()
-    masked = masked_model(dense, HEADS, DIMENSIONS)
+    dense = dense_model(layers)
+    masked = masked_model(dense, HEADS[:layers], DIMENSIONS[:layers])
     makers = {
         "dense": lambda: dense,
         "masked": lambda: masked,
         "compacted": lambda: tq.compact(masked),
-        "compacted half": lambda: tq.compact(masked_model(dense, [6] * 12, [1536] * 12)),
+        "compacted half": lambda: tq.compact(masked_model(dense, [6] * layers, [1536] * layers)),
         "tensor trains": lambda: tq.compress(dense, TRAINS).eval(),
         "Kronecker": lambda: tq.compress(dense, PRODUCTS).eval(),
         "torch int8": lambda: int8_model(dense),
@@ -147,10 +148,10 @@ def main() -> None:
     options.add_argument("--repeats", type=int, default=7)
     args = options.parse_args()
     torch.manual_seed(args.seed)
-    models = contestants()
-    sizes = [(n, b, t) for n in THREADS for b in BATCHES for t in LENGTHS]
+    sizes, layers = [(n, b, t) for n in THREADS for b in BATCHES for t in LENGTHS], 12
     if args.quick:
-        sizes, args.repeats = [(1, 1, 32), (1, 1, 128)], 5
+        sizes, layers, args.repeats = [(1, 1, 8), (1, 1, 16)], 1, 1
+    models = contestants(layers=layers)
     rows = [row for n, b, t in sizes for row in rows_of(models, b, t, n, args.repeats)]
     write("latency", None, rows, args, repeats=args.repeats)
 

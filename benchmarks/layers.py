@@ -143,7 +143,8 @@ def seconds(layers: dict[str, nn.Module], x: torch.Tensor, backward: bool, repea
     """Return the median seconds of one call per layer, interleaved, after warm-up."""
     times: dict[str, list[float]] = {name: [] for name in layers}
     upstream = torch.randn_like(next(iter(layers.values()))(x))
-    for repeat in range(repeats + 5):
+    warm = min(5, repeats)
+    for repeat in range(repeats + warm):
         for name, layer in layers.items():
             layer.zero_grad(set_to_none=True)
             fed = x.detach().requires_grad_() if x.is_floating_point() else x
@@ -153,7 +154,7 @@ def seconds(layers: dict[str, nn.Module], x: torch.Tensor, backward: bool, repea
             else:
                 with torch.no_grad():
                     layer(x)
-            if repeat >= 5:
+            if repeat >= warm:
                 times[name].append(time.perf_counter() - begin)
     return {name: statistics.median(values) for name, values in times.items()}
 
@@ -173,8 +174,8 @@ def rows_of(shape: str, layers: dict[str, nn.Module], x: torch.Tensor, repeats: 
                 dense_flops = 2 * macs - layer.out_features
                 metrics["flops"] = round(dense_flops / flops, 2)
                 if what == "forward":
-                    ours = TOKENS * flops / found[kind] / 1e9
-                    theirs = TOKENS * dense_flops / found[dense] / 1e9
+                    ours = len(x) * flops / found[kind] / 1e9
+                    theirs = len(x) * dense_flops / found[dense] / 1e9
                     rates = [f"{ours:.0f} GFLOP/s, dense {theirs:.0f}"]
             rows.append(
                 {
@@ -182,7 +183,7 @@ def rows_of(shape: str, layers: dict[str, nn.Module], x: torch.Tensor, repeats: 
                     "role": "baseline" if kind == dense else role,
                     "metrics": metrics,
                     "speed": {k: float(f"{v:.4g}") for k, v in speed.items()},
-                    "note": "; ".join([f"{TOKENS} tokens, {THREADS} threads", *rates]),
+                    "note": "; ".join([f"{len(x)} tokens, {THREADS} threads", *rates]),
                 }
             )
             print(f"{rows[-1]['model']:<58} {found[kind] * 1e3:9.3f} ms {speed['speedup']:7.2f}x")
@@ -194,13 +195,15 @@ def main() -> None:
     args = parser("layers", __doc__).parse_args()
     torch.manual_seed(args.seed)
     torch.set_num_threads(THREADS)
-    repeats, rows = 9 if args.quick else 41, []
+    repeats, tokens, rows = 41, TOKENS, []
+    if args.quick:
+        repeats, tokens = 1, 16
     for make, shapes in ((train_layers, TRAINS), (product_layers, PRODUCTS)):
         for name in shapes:
             layers = make(name)
-            x = torch.randn(TOKENS, layers["nn.Linear"].in_features)
+            x = torch.randn(tokens, layers["nn.Linear"].in_features)
             rows += rows_of(name, layers, x, repeats)
-    rows += rows_of("30522x768", tables(), torch.randint(0, WORDS, (TOKENS,)), repeats)
+    rows += rows_of("30522x768", tables(), torch.randint(0, WORDS, (tokens,)), repeats)
     write("layers", "QTC and KroneckerBERT", rows, args)
 
 

@@ -6,7 +6,7 @@ First every start value at every number of bits: as calibrated, then (at 2 and 3
 steps of soft labels in which only the scales learn, only the weights, or both. Then the warning of
 the QTC spec sheet, section 7: a new model at 8 bits whose scales learn as fast as its weights, or
 at a hundredth of that.
-Accuracies are means over three seeds. ``--quick`` takes one seed, one number of bits and 5 steps.
+Accuracies are means over three seeds. ``--quick`` takes one seed, one number of bits and 2 steps.
 """
 
 from copy import deepcopy
@@ -108,7 +108,7 @@ def main():
     parser.add_argument("--seeds", type=int, default=3)
     args = parser.parse_args()
     torch.set_num_threads(1)
-    steps = 5 if args.quick else args.steps
+    steps = 2 if args.quick else args.steps
     seeds = range(args.seed, args.seed + (1 if args.quick else args.seeds))
     lessons = Lessons()
     rows = [averaged("teacher", "baseline", [lessons.scores(lessons.teacher)])]

@@ -34,7 +34,7 @@ def main() -> None:
     options.add_argument("--dense_epochs", type=int, default=12)
     args = options.parse_args()
     tensor, dense = args.epochs, args.dense_epochs
-    shared = SHARED | {"seed": args.seed} | ({"max_steps": 8} if args.quick else {})
+    shared = SHARED | {"seed": args.seed} | ({"max_steps": 2} if args.quick else {})
     student = shared | {
         "setting": "end_to_end",
         "num_train_epochs": tensor,

@@ -155,14 +155,15 @@ def seconds(found: dict[str, nn.Module], x: torch.Tensor, repeats: int) -> dict[
     """Return the median processor time of one forward and backward each, interleaved."""
     times: dict[str, list[float]] = {name: [] for name in found}
     leaf, upstream = x.clone().requires_grad_(), torch.randn_like(x)
-    for repeat in range(repeats + 3):
+    warm = min(3, repeats)
+    for repeat in range(repeats + warm):
         for name, quantizer in found.items():
             leaf.grad = None
             for parameter in quantizer.parameters():
                 parameter.grad = None
             begin = time.process_time()
             quantizer(leaf).backward(upstream)
-            if repeat >= 3:
+            if repeat >= warm:
                 times[name].append(time.process_time() - begin)
     return {name: statistics.median(values) for name, values in times.items()}
 
@@ -247,9 +248,11 @@ def main() -> None:
     warnings.simplefilter("ignore")  # the peers' own deprecations
     torch.manual_seed(args.seed)
     torch.set_num_threads(THREADS)
-    repeats = 3 if args.quick else 31
-    rows = speed_rows("weight", torch.randn(WEIGHT) * 0.04, 4, repeats)
-    rows += speed_rows("activations", torch.randn(TOKENS), 8, repeats)
+    repeats, weight, tokens = 31, WEIGHT, TOKENS
+    if args.quick:
+        repeats, weight, tokens = 1, (64, 128), (2, 16, 128)
+    rows = speed_rows("weight", torch.randn(weight) * 0.04, 4, repeats)
+    rows += speed_rows("activations", torch.randn(tokens), 8, repeats)
     rows += start_rows(args.quick)
     write("quantizers", "KDLSQ-BERT", rows, args)
 

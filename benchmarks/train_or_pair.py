@@ -6,7 +6,7 @@ Every matrix of the encoder and of the two layers in front of the classifiers be
 train of three row and three column digits, at two ranks, or a low-rank pair that needs no more
 numbers than that train; everything else stays as it is, all in FP32. Each student is measured as
 the SVDs leave it, and after 300 steps of the QTC recipe's lessons: the mean of three seeds, with
-the lowest and the highest in the note. ``--quick``: one rank, one seed, 10 steps.
+the lowest and the highest in the note. ``--quick``: one rank, one seed, 2 steps.
 """
 
 import tempfile
@@ -145,7 +145,7 @@ def main():
     for rank in (16,) if args.quick else (16, 32):
         for name, edit in (("trains", train), ("pairs", pair)):
             rows += measure(
-                f"rank {rank}: {name}", edit, rank, setting, 10 if args.quick else 300, seeds
+                f"rank {rank}: {name}", edit, rank, setting, 2 if args.quick else 300, seeds
             )
     common.write("train_or_pair", None, rows, args)
 

@@ -6,10 +6,13 @@ with ``TQLEARN_REQUIRE=1`` (set in CI) it fails instead: a green run there has t
 ``result`` skips everywhere: a number that nobody has measured yet is nothing a machine could lack.
 """
 
+import functools
 import importlib.util
 import json
 import os
+import runpy
 import shutil
+import sys
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: one per test process
@@ -23,6 +26,7 @@ from jaxtyping import install_import_hook
 
 install_import_hook("tqlearn", "beartype.beartype")  # shape strings are checked, in tests only
 
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 CHROMIUM_NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 
 
@@ -37,7 +41,7 @@ def require(condition: object, reason: str) -> None:
 
 def result(name: str) -> dict:
     """Return what a benchmark wrote; skip the test while nobody has measured it."""
-    file = Path(__file__).parents[1] / "benchmarks" / "results" / f"{name}.json"
+    file = BENCHMARKS / "results" / f"{name}.json"
     if not file.exists():
         pytest.skip(f"{file.name} is not measured yet")
     return json.loads(file.read_text())
@@ -86,3 +90,77 @@ def chromium() -> str:
     found = named or next(filter(None, map(shutil.which, CHROMIUM_NAMES)), None)
     require(found, f"no Chromium found (looked for {', '.join(CHROMIUM_NAMES)})")
     return found
+
+
+@pytest.fixture
+def script(monkeypatch):
+    """Import a script of benchmarks/ by its name; its neighbours are found as well."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    return importlib.import_module
+
+
+@functools.cache
+def _few(read, *which: object) -> tuple[dict, str]:
+    """Few rows of a data set, spread over all that ``read`` finds, and where they are from."""
+    splits, origin = read(*which)
+    kept = {}
+    for split, columns in splits.items():
+        size = 128 if split == "train" else 32
+        step = max(1, len(next(iter(columns.values()))) // size)
+        kept[split] = {key: values[::step][:size] for key, values in columns.items()}
+    return kept, origin
+
+
+@pytest.fixture
+def few_rows(monkeypatch):
+    """Every data set has 128 rows to train on and 32 in other splits: a script runs on them too."""
+    import tqlearn.data
+
+    for place, name in ((tqlearn.data, "_embedded"), (tqlearn.data.local, "read")):
+        monkeypatch.setattr(place, name, functools.partial(_few, getattr(place, name)))
+
+
+@pytest.fixture
+def quick(script, few_rows, monkeypatch, tmp_path):
+    """Run a script as ``python benchmarks/NAME.py --quick`` does, in this process, on few rows.
+
+    Its recipes run inside the process, too: a start of Python costs more than their few steps.
+    Returns what the script wrote, None if it wrote nothing.
+    """
+    monkeypatch.setattr(script("runs"), "INSIDE", True)
+
+    def run(name: str, *options: str) -> dict | None:
+        out = tmp_path / "t.json"
+        words = [str(BENCHMARKS / f"{name}.py"), *options, "--quick", "--out", str(out)]
+        monkeypatch.setattr(sys, "argv", words)
+        runpy.run_path(words[0], run_name="__main__")
+        return json.loads(out.read_text()) if out.exists() else None
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def tiny_encoder(tmp_path_factory) -> Path:
+    """The folder of a random BERT, two layers of width 64, with the embedded tokenizer."""
+    from transformers import AutoTokenizer, BertConfig, BertModel
+
+    from tqlearn import teachers
+
+    folder = tmp_path_factory.mktemp("tiny_encoder")
+    tokenizer = AutoTokenizer.from_pretrained(teachers.embedded_folder())
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=len(tokenizer), hidden_size=64, num_hidden_layers=2, num_attention_heads=2,
+        intermediate_size=256, max_position_embeddings=256, pad_token_id=tokenizer.pad_token_id,
+    )  # fmt: skip
+    BertModel(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def tiny_minilm(monkeypatch, tiny_encoder):
+    """A tiny encoder stands where "minilm" is asked for: 4 steps of a script take no minutes."""
+    from tqlearn import teachers
+
+    monkeypatch.setattr(teachers, "_minilm_folder", lambda path: (tiny_encoder, "a tiny one"))

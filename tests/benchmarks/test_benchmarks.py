@@ -1,31 +1,25 @@
 """The parts that benchmark scripts share, and the script behind the embedded teacher."""
 
+import hashlib
 import json
-import subprocess
 import sys
-from pathlib import Path
 
 import pytest
+from conftest import BENCHMARKS
 
 import tqlearn.data
 from tqlearn import teachers
-
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
-
-
-@pytest.fixture
-def common(monkeypatch):
-    monkeypatch.syspath_prepend(BENCHMARKS)
-    import common
-
-    return common
+from tqlearn.hf import evaluate_joint
 
 
 @pytest.fixture
-def script(common):
-    import embedded_teacher
+def common(script):
+    return script("common")
 
-    return embedded_teacher
+
+@pytest.fixture
+def embedded(script):
+    return script("embedded_teacher")
 
 
 def test_options(common, tmp_path):
@@ -70,32 +64,51 @@ def test_json_refuses(common, tmp_path, rows, message):
     assert not (tmp_path / "t.json").exists()
 
 
-def test_embedded_vocabulary_is_the_one_in_the_package(script):
+def test_embedded_vocabulary_is_the_one_in_the_package(embedded):
     """The same sentences give the same vocabulary, on every machine and in every run."""
     corpus = tqlearn.data.load("flights")
     stored = json.loads((teachers.embedded_folder() / "tokenizer.json").read_text())
-    assert script.vocabulary(corpus["train"]["tokens"]) == stored["model"]["vocab"]
+    assert embedded.vocabulary(corpus["train"]["tokens"]) == stored["model"]["vocab"]
 
 
-def test_embedded_training_never_sees_test_values(script):
+def test_embedded_training_never_sees_test_values(embedded):
     corpus = tqlearn.data.load("flights")
     small = corpus["train"].select(range(200))
-    more = script.augment(small, copies=2, seed=0)
+    more = embedded.augment(small, copies=2, seed=0)
     assert len(more) == 600 and more[:200] == small[:]
     assert more["intent"] == list(small["intent"]) * 3
     for tokens, slots in zip(more["tokens"], more["slots"], strict=True):
         assert len(tokens) == len(slots)
     changed = [row["tokens"] != small[i % 200]["tokens"] for i, row in enumerate(more)]
     assert not any(changed[:200]) and sum(changed[200:]) > 350
-    kept = {slot for row in small for _, _, slot in script.spans(row["slots"])}
-    assert {slot for row in more for _, _, slot in script.spans(row["slots"])} == kept
+    kept = {slot for row in small for _, _, slot in embedded.spans(row["slots"])}
+    assert {slot for row in more for _, _, slot in embedded.spans(row["slots"])} == kept
 
 
 @pytest.mark.slow
-def test_embedded_script_runs(tmp_path):
-    command = [sys.executable, str(BENCHMARKS / "embedded_teacher.py"), "--quick"]
-    command += ["--out", str(tmp_path / "t.json"), "--folder", str(tmp_path / "teacher")]
-    subprocess.run(command, check=True, capture_output=True)
-    metrics = json.loads((tmp_path / "t.json").read_text())["rows"][0]["metrics"]
-    again, _ = teachers.load(str(tmp_path / "teacher"))
-    assert again.config.hidden_size == 128 and 0 < metrics["intent_accuracy"] <= 100
+def test_embedded_script_runs(quick, tmp_path):
+    """What it wrote scores what it says, in the same process to the last digit."""
+    folder = tmp_path / "teacher"
+    (row,) = quick("embedded_teacher", "--folder", str(folder))["rows"]
+    again, tokenizer = teachers.load(str(folder))
+    assert again.config.hidden_size == 128 and row["bytes"]["nominal"] > row["bytes"]["file"]
+    found = evaluate_joint(again, tokenizer, tqlearn.data.load("flights")["test"])
+    assert row["metrics"] == found
+    stored = json.loads((folder / "metrics.json").read_text())["sha256"]
+    digest = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
+    assert stored["model.safetensors"] == digest
+
+
+@pytest.mark.slow
+def test_a_recipe_runs_as_a_command_of_its_own(script, tmp_path, capfd):
+    """The command's record; the second time it is kept; a command that fails is no result."""
+    run = script("runs").run_recipe
+    options = {"data": "digits", "teacher": "scratch", "hidden_size": 16, "num_layers": 1,
+               "max_steps": 1, "use_cpu": True, "disable_tqdm": True}  # fmt: skip
+    record = run("finetune", tmp_path / "a", **options)
+    assert record["command"].startswith("python -m tqlearn.recipes.finetune --data digits")
+    assert record["steps"] == 1
+    assert run("finetune", tmp_path / "a", **options) == record
+    assert "done before, kept" in capfd.readouterr().out
+    with pytest.raises(RuntimeError, match="--depth 2 .* ended with exit code"):
+        run("finetune", tmp_path / "b", depth=2)

@@ -1,15 +1,12 @@
 """The two scripts behind the speed tables: contestants do the same job, rows have one shape."""
 
-import json
-import subprocess
-import sys
-from pathlib import Path
+from argparse import Namespace
+from math import prod
 
 import pytest
 import tensorly
 import torch
-
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+from conftest import BENCHMARKS
 
 
 @pytest.fixture(autouse=True)
@@ -17,16 +14,30 @@ def _neighbours(monkeypatch):
     monkeypatch.syspath_prepend(BENCHMARKS)
 
 
+def errors(decompose, kind, part, w):
+    """The error of tensorly, of ours, and of ours by full SVDs."""
+    with tensorly.backend_context("pytorch"):
+        theirs = decompose.squares(w) + decompose.theirs(kind, part, w)
+    return theirs, *(decompose.ours(kind, part, w, method=m) for m in ("auto", "exact"))
+
+
 @pytest.mark.parametrize("kind", ["TT A4", "Kronecker KB8", "low rank"])
 def test_contestants_reach_the_same_error(kind):
     import decompose
 
-    w = torch.randn(768, 768)
-    with tensorly.backend_context("pytorch"):
-        theirs = decompose.squares(w) + decompose.theirs(kind, "attention", w)
-    for method in ("auto", "exact"):
-        ours = decompose.ours(kind, "attention", w, method=method)
-        assert (ours / theirs) ** 0.5 == pytest.approx(1, abs=1e-5)
+    theirs, *ours = errors(decompose, kind, "small", torch.randn(192, 192))
+    assert [(found / theirs) ** 0.5 for found in ours] == pytest.approx([1, 1], abs=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["TT A4", "Kronecker KB8", "low rank"])
+def test_contestants_reach_the_same_error_on_a_word_table(kind, monkeypatch):
+    import decompose
+
+    monkeypatch.setattr(decompose, "TABLE", ((8, 10, 5, 5), (2, 2, 4, 3), (1, 8, 8, 8, 1)))
+    monkeypatch.setitem(decompose.PRODUCTS, "table", ((1990, 1), (12, 4)))
+    monkeypatch.setitem(decompose.RANKS, "table", 6)
+    theirs, *ours = errors(decompose, kind, "table", torch.randn(1990, 48))
+    assert [(found / theirs) ** 0.5 for found in ours] == pytest.approx([1, 1], abs=1e-5)
 
 
 def test_every_shape_is_that_of_its_matrix():
@@ -36,6 +47,11 @@ def test_every_shape_is_that_of_its_matrix():
     for name, ((m1, m2), (n1, n2)) in [*decompose.PRODUCTS.items(), *PRODUCTS.items()]:
         wanted = decompose.SIZES.get(name) or tuple(map(int, name.split()[1].split("x")))
         assert (m1 * m2, n1 * n2) == wanted
+    for name, (modes, ranks) in decompose.TRAINS.items():
+        assert prod(modes) == prod(decompose.SIZES[name]) and len(ranks) == len(modes) + 1
+    rows, columns, _ = decompose.TABLE
+    words, width = decompose.SIZES["table"]
+    assert prod(rows) >= words and prod(columns) == width
 
 
 def test_naive_peers_compute_the_same():
@@ -50,9 +66,19 @@ def test_naive_peers_compute_the_same():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["layers", "decompose"])
-def test_script_runs(tmp_path, name):
-    command = [sys.executable, str(BENCHMARKS / f"{name}.py"), "--quick"]
-    subprocess.run([*command, "--out", str(tmp_path / "t.json")], check=True, capture_output=True)
-    rows = json.loads((tmp_path / "t.json").read_text())["rows"]
+def test_script_runs(quick, name):
+    rows = quick(name)["rows"]
     assert {"baseline", "student", "peer"} == {row["role"] for row in rows}
     assert all(row["speed"]["seconds"] > 0 for row in rows)
+
+
+@pytest.mark.slow
+def test_a_job_runs_in_a_process_of_its_own():
+    """Of two runs the faster counts; both have the same error, and memory is measured."""
+    import decompose
+
+    args = Namespace(seed=0, layers=0, repeats=2)
+    found = decompose.measured("low rank", "tqlearn", args)
+    assert found["seconds"] > 0 and found["extra"] > 0
+    inside = decompose.job("low rank", "tqlearn", 0, layers=0)
+    assert found["error"] == pytest.approx(inside["error"], rel=1e-5)

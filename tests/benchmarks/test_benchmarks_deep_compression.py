@@ -1,39 +1,14 @@
 """The scripts behind Deep Compression's tables run, count right, and measured what was asked."""
 
-import importlib
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 from conftest import result
 
 from tqlearn.recipes.deep_compression import PHASES
 
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 TASKS = ("bert_sst2", "bert_atis", "vit_cifar10", "wav2vec2_fsdd")
 SMALL = TASKS[2:]  # trained from scratch, three times
-
-
-@pytest.fixture
-def script(monkeypatch):
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    return importlib.import_module
-
-
-def quick(name, folder, *options):
-    command = [sys.executable, str(BENCHMARKS / f"{name}.py"), *options, "--quick"]
-    command += ["--out", str(folder / "t.json"), "--work", str(folder / "work")]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return done.stdout
-
-
-def table(folder):
-    return json.loads((folder / "t.json").read_text())
 
 
 def test_rows_hold_means_spreads_and_retention(script):
@@ -86,13 +61,13 @@ def test_arms_of_equal_options_share_their_work(script):
     assert (len(arms), len(different)) == (23, 19)
 
 
-def test_the_ablation_script_runs_and_goes_on(tmp_path):
-    arms = ["order: dense", "grid: without a zero"]
-    quick("deep_compression_ablation", tmp_path, "--arms", arms[1], "--train_only")
-    assert not (tmp_path / "t.json").exists()
-    printed = quick("deep_compression_ablation", tmp_path, "--arms", *arms)
-    assert printed.count("done before, kept") == 1
-    dense, other = table(tmp_path)["rows"]
+def test_the_ablation_script_runs_and_goes_on(quick, tmp_path, capsys):
+    arms, work = ["order: dense", "grid: without a zero"], ("--work", str(tmp_path / "work"))
+    name = "deep_compression_ablation"
+    assert quick(name, "--arms", arms[1], "--train_only", *work) is None
+    capsys.readouterr()
+    dense, other = quick(name, "--arms", *arms, *work)["rows"]
+    assert capsys.readouterr().out.count("done before, kept") == 1
     assert [dense["model"], other["model"]] == arms
     assert (dense["role"], other["role"]) == ("baseline", "ablation")
     share = 100 * other["metrics"]["score"] / dense["metrics"]["score"]
@@ -103,11 +78,12 @@ def test_the_ablation_script_runs_and_goes_on(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("task", TASKS)
-def test_the_four_tables_run(task, data_folder, minilm, tmp_path):
-    quick("deep_compression", tmp_path, task, "--arms", "W4A4 2:4", "--train_only")
-    printed = quick("deep_compression", tmp_path, task)
-    assert printed.count("done before, kept") >= 1
-    dense, student = table(tmp_path)["rows"]
+def test_the_four_tables_run(task, quick, data_folder, tiny_minilm, tmp_path, capsys):
+    name, work = "deep_compression", ("--work", str(tmp_path / "work"))
+    assert quick(name, task, "--arms", "W4A4 2:4", "--train_only", *work) is None
+    capsys.readouterr()
+    dense, student = quick(name, task, *work)["rows"]
+    assert capsys.readouterr().out.count("done before, kept") >= 1
     assert (dense["role"], student["role"]) == ("baseline", "student")
     assert dense["bytes"]["file"] > 1.5 * student["bytes"]["file"]
     assert student["ratio"]["nominal"] > student["ratio"]["with_metadata"]

@@ -1,10 +1,5 @@
 """The script behind notebook 08's explorer."""
 
-import json
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 from torch.testing import assert_close
@@ -13,16 +8,7 @@ from tqlearn import distill
 from tqlearn.hf.joint import JointOutput
 from tqlearn.lab.explorers.distillation import METRICS, runs
 
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 MASK = torch.tensor([[1, 1, 1, 0], [1, 1, 0, 0]])
-
-
-@pytest.fixture
-def script(monkeypatch):
-    monkeypatch.syspath_prepend(BENCHMARKS)
-    import embedded_distillation
-
-    return embedded_distillation
 
 
 def output(seed):
@@ -37,13 +23,14 @@ def output(seed):
 
 
 def test_losses_by_name_and_step(script):
+    bench = script("embedded_distillation")
     s, t = output(1), output(2)
     batch = {"attention_mask": MASK, "slot_labels": torch.where(MASK == 1, 1, -100)}
     maps, states = (s.attentions, t.attentions), (s.hidden_states, t.hidden_states)
     layers = [distill.layer_by_layer(*states, *maps, MASK, stage) for stage in (1, 2, 3)]
 
     def loss(name, step=0):
-        return script.loss(name, step, 8, s, t, batch)
+        return bench.loss(name, step, 8, s, t, batch)
 
     assert loss("labels") == 1.5
     soft = distill.soft_labels(s.intent_logits, t.intent_logits, 4.0)
@@ -57,11 +44,8 @@ def test_losses_by_name_and_step(script):
 
 
 @pytest.mark.slow
-def test_script_runs(tmp_path):
-    command = [sys.executable, str(BENCHMARKS / "embedded_distillation.py"), "--quick"]
-    command += ["--out", str(tmp_path / "d.json"), "--seed", "5"]
-    subprocess.run(command, check=True, capture_output=True)
-    found = runs(json.loads((tmp_path / "d.json").read_text())["rows"])
+def test_script_runs(quick):
+    found = runs(quick("embedded_distillation", "--seed", "5")["rows"])
     assert len(found) == 12 and list(found["labels"]) == [5]
     assert list(found["labels"][5]) == [0, 2, 4]
     assert set(found["labels"][5][4]) == set(METRICS.values())

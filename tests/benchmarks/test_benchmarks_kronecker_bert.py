@@ -1,27 +1,8 @@
 """The tables of KroneckerBERT and KDLSQ-BERT: their scripts run, and what they count is right."""
 
-import importlib.util
 import json
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
-
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
-
-
-@pytest.fixture
-def script(monkeypatch):
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-
-    def load(name):
-        spec = importlib.util.spec_from_file_location(name, BENCHMARKS / f"{name}.py")
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        return module
-
-    return load
 
 
 def test_steps_to_loss_waits_for_a_mean_of_two(script):
@@ -57,40 +38,32 @@ def test_a_finished_run_is_kept_whatever_the_order_of_its_options(script):
 
 
 @pytest.mark.slow
-def test_one_arm_of_kronecker_bert(data_folder, tmp_path):
+def test_one_arm_of_kronecker_bert(quick, data_folder, tiny_minilm, tmp_path, capsys):
     """A teacher and a student of a few steps each, trained and then only evaluated."""
-    work, table = tmp_path / "work", tmp_path / "t.json"
-    command = [sys.executable, str(BENCHMARKS / "kronecker_bert_sst2.py"), "--quick"]
-    command += ["--work", str(work), "--out", str(table), "--arms", "KB21, no stage 1"]
-    done = subprocess.run([*command, "--train_only"], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert not table.exists()
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0 and done.stdout.count("done before, kept") == 2
-    baseline, row = json.loads(table.read_text())["rows"]
+    work = tmp_path / "work"
+    words = ("kronecker_bert_sst2", "--arms", "KB21, no stage 1", "--work", str(work))
+    assert quick(*words, "--train_only") is None
+    capsys.readouterr()
+    baseline, row = quick(*words)["rows"]
+    assert capsys.readouterr().out.count("done before, kept") == 2
     assert (baseline["role"], row["role"]) == ("baseline", "ablation")
     share = 100 * row["metrics"]["accuracy"] / baseline["metrics"]["accuracy"]
     assert row["metrics"]["retention"] == pytest.approx(share)
     assert {"imdb_accuracy", "imdb_counterfactual_accuracy", "uci_accuracy"} < row["metrics"].keys()
     record = json.loads((work / "KB21_no_stage_1" / "metrics.json").read_text())
-    assert record["steps"] == 4 and 30 < record["metrics"]["accuracy"] < 90
-    assert 15 < record["ratio"]["nominal"] < 16  # MiniLM with a dense pooler
+    assert record["steps"] == 4 and record["metrics"]["accuracy"] == row["metrics"]["accuracy"]
 
 
 @pytest.mark.slow
-def test_one_arm_of_kdlsq(data_folder, tmp_path):
+def test_one_arm_of_kdlsq(quick, data_folder, tiny_minilm, tmp_path, capsys):
     """A teacher, a student and two starts, a few steps each; the table from what they left."""
-    work, table = tmp_path / "work", tmp_path / "t.json"
-    command = [sys.executable, str(BENCHMARKS / "kdlsq.py"), "sst2", "--quick", "--work", str(work)]
-    command += ["--out", str(table), "--arms", "4-4-8", "2-2-8, start truncation"]
-    done = subprocess.run([*command, "--train_only"], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert not table.exists()
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert done.stdout.count("done before, kept") == 3
-    baseline, row, start = json.loads(table.read_text())["rows"]
+    words = ("kdlsq", "sst2", "--work", str(tmp_path / "work"))
+    words += ("--arms", "4-4-8", "2-2-8, start truncation")
+    assert quick(*words, "--train_only") is None
+    capsys.readouterr()
+    baseline, row, start = quick(*words)["rows"]
+    assert capsys.readouterr().out.count("done before, kept") == 3
     assert (baseline["role"], row["role"], start["role"]) == ("baseline", "student", "ablation")
     assert row["model"] == "KDLSQ 4-4-8" and {"accuracy", "retention"} == row["metrics"].keys()
-    assert row["ratio"]["file"] > 7 and row["note"] == "4 steps"
+    assert row["ratio"]["file"] > 3 and row["note"] == "4 steps"
     assert start["note"].startswith("4 steps; goal: loss ")

@@ -3,27 +3,17 @@
 Spec sheet Block Pruning, acceptance check 9.
 """
 
-import json
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 from conftest import result
 
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 CONTESTANTS = ["dense", "masked", "compacted", "compacted half", "tensor trains", "Kronecker",
                "torch int8"]  # fmt: skip
 
 
 @pytest.fixture
-def latency(monkeypatch):
-    monkeypatch.syspath_prepend(BENCHMARKS)
-    import latency
-
-    return latency
+def latency(script):
+    return script("latency")
 
 
 def bars(rows):
@@ -65,14 +55,8 @@ def test_the_contestants_are_what_they_say(latency):
 
 
 @pytest.mark.slow
-def test_the_script(tmp_path):
-    command = [sys.executable, str(BENCHMARKS / "latency.py"), "--quick"]
-    done = subprocess.run(
-        [*command, "--out", str(tmp_path / "t.json")],
-        env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-3000:]
-    record = json.loads((tmp_path / "t.json").read_text())
+def test_the_script(quick):
+    record = quick("latency")
     assert [row["model"].split(",")[0] for row in record["rows"]] == 2 * CONTESTANTS
     assert [row["role"] for row in record["rows"]][:2] == ["baseline", "student"]
     assert record["rows"][6]["role"] == "peer" and record["rows"][0]["speed"]["speedup"] == 1

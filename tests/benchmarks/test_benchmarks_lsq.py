@@ -1,15 +1,8 @@
 """The table behind notebook 04: every row that the page prints is there, and the script runs."""
 
-import json
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 
 from tqlearn.lab.results import measured
-
-SCRIPT = Path(__file__).parents[2] / "benchmarks" / "lsq_training.py"
 
 
 def test_the_committed_table_holds_what_notebook_04_prints():
@@ -25,9 +18,7 @@ def test_the_committed_table_holds_what_notebook_04_prints():
 
 
 @pytest.mark.slow
-def test_lsq_script_runs(tmp_path):
-    command = [sys.executable, str(SCRIPT), "--quick", "--out", str(tmp_path / "t.json")]
-    subprocess.run(command, check=True, capture_output=True)
-    record = json.loads((tmp_path / "t.json").read_text())
+def test_lsq_script_runs(quick):
+    record = quick("lsq_training")
     assert record["quick"] and record["rows"][0]["model"] == "teacher"
     assert {row["role"] for row in record["rows"]} == {"baseline", "student", "ablation", "peer"}

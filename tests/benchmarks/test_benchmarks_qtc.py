@@ -1,33 +1,23 @@
 """The benchmark scripts of QTC run from end to end (``--quick``), and their results are whole."""
 
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
-
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
-
-
-def quick(script, folder, *options):
-    command = [sys.executable, str(BENCHMARKS / script), "--quick", "--out", str(folder / "t.json")]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    done = subprocess.run([*command, *options], env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return json.loads((folder / "t.json").read_text())
+from conftest import BENCHMARKS
 
 
 @pytest.mark.slow
-def test_scratch_script(data_folder, tmp_path):
-    record = quick("qtc_atis_scratch.py", tmp_path, "--work", str(tmp_path / "work"))
+def test_scratch_script(quick, data_folder, tmp_path, capsys):
+    words = ("qtc_atis_scratch", "--work", str(tmp_path / "work"))
+    record = quick(*words)
     assert [row["role"] for row in record["rows"]] == ["baseline", "student", "student"]
     dense, fp32, int4 = record["rows"]
-    assert dense["bytes"]["nominal"] == 4 * 16_479_119
-    assert 21 < fp32["ratio"]["nominal"] < 23 and 29 < int4["ratio"]["nominal"] < 30
-    again = quick("qtc_atis_scratch.py", tmp_path, "--work", str(tmp_path / "work"))
-    assert again["rows"] == record["rows"]  # finished arms are kept, not trained again
+    file = tmp_path / "work" / "dense" / "model.safetensors"
+    assert dense["bytes"]["nominal"] < dense["bytes"]["file"] == file.stat().st_size
+    assert 20 < fp32["ratio"]["nominal"] < int4["ratio"]["nominal"]
+    capsys.readouterr()
+    assert quick(*words)["rows"] == record["rows"]  # finished arms are kept, not trained again
+    assert capsys.readouterr().out.count("done before, kept") == 3
 
 
 def results():

@@ -1,32 +1,23 @@
 """The script behind the table of quantizers: rows, peers that are missing, and its refusals."""
 
-import json
-import os
-import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
 
 from tqlearn.quantizers.lsq import LSQ
 
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
-
 
 @pytest.fixture
-def script(monkeypatch):
-    monkeypatch.syspath_prepend(BENCHMARKS)
-    import quantizers
-
-    return quantizers
+def bench(script):
+    return script("quantizers")
 
 
-def test_a_missing_peer_is_said(script, monkeypatch, capsys):
+def test_a_missing_peer_is_said(bench, monkeypatch, capsys):
     for name in ("brevitas.nn", "torchao.quantization.qat"):
         monkeypatch.setitem(sys.modules, name, None)
-    monkeypatch.setattr(script, "difference", lambda mine, theirs: 0.0)
-    rows = script.speed_rows("weight", torch.randn(64, 128), 4, repeats=1)
+    monkeypatch.setattr(bench, "difference", lambda mine, theirs: 0.0)
+    rows = bench.speed_rows("weight", torch.randn(64, 128), 4, repeats=1)
     peers = [row for row in rows if row["role"] == "peer"]
     assert [row["model"].split(",")[0] for row in peers] == ["Brevitas", "torchao per channel"]
     assert all("speed" not in row and "not measured" in row["note"] for row in peers)
@@ -36,25 +27,22 @@ def test_a_missing_peer_is_said(script, monkeypatch, capsys):
     assert timed[0]["role"] == "baseline" and timed[0]["speed"]["speedup"] == 1
 
 
-def test_torchs_op_is_on_the_same_grid(script):
+def test_torchs_op_is_on_the_same_grid(bench):
     x, lsq = torch.randn(64, 128), LSQ(4)
     lsq.calibrate(x)
-    peer = script.TorchLearnable(lsq)
-    assert script.difference(peer(x), lsq(x)) < 1e-3
+    peer = bench.TorchLearnable(lsq)
+    assert bench.difference(peer(x), lsq(x)) < 1e-3
     g = torch.randn_like(x)
     for quantizer in (peer, lsq):
         quantizer(x).backward(g)
     torch.testing.assert_close(peer.scale.grad[0], lsq.scale.grad, rtol=1e-3, atol=1e-5)
     with pytest.raises(ValueError, match="a peer's grid is another one: .* of the values differ"):
-        script.difference(peer(x), LSQ(3).calibrate(x)(x))
+        bench.difference(peer(x), LSQ(3).calibrate(x)(x))
 
 
 @pytest.mark.slow
-def test_script_runs(tmp_path):
-    out = tmp_path / "q.json"
-    command = [sys.executable, "quantizers.py", "--quick", "--out", str(out)]
-    subprocess.run(command, cwd=BENCHMARKS, check=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
-    rows = json.loads(out.read_text())["rows"]
+def test_script_runs(quick):
+    rows = quick("quantizers")["rows"]
     starts = {row["model"]: row["metrics"] for row in rows if row["model"].startswith("starts")}
     assert len(starts) == 12
     for metrics in starts.values():

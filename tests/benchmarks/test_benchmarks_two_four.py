@@ -1,15 +1,8 @@
 """The table behind notebook 06: the rows that the page prints, its words on them; the script."""
 
-import json
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 
 from tqlearn.lab.results import measured
-
-SCRIPT = Path(__file__).parents[2] / "benchmarks" / "two_four_training.py"
 
 
 def slots(name: str) -> list[float]:
@@ -41,9 +34,7 @@ def test_what_notebook_06_says_of_second_chances():
 
 
 @pytest.mark.slow
-def test_two_four_script_runs(tmp_path):
-    command = [sys.executable, str(SCRIPT), "--quick", "--out", str(tmp_path / "t.json")]
-    subprocess.run(command, check=True, capture_output=True)
-    record = json.loads((tmp_path / "t.json").read_text())
+def test_two_four_script_runs(quick):
+    record = quick("two_four_training")
     assert record["quick"] and record["rows"][0]["model"] == "teacher"
     assert {row["role"] for row in record["rows"]} == {"baseline", "student", "ablation", "peer"}

@@ -1,15 +1,8 @@
 """The table behind notebook 05: every row that the page prints is there, and the script runs."""
 
-import json
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 
 from tqlearn.lab.results import measured
-
-SCRIPT = Path(__file__).parents[2] / "benchmarks" / "zero_grid.py"
 
 
 def test_the_committed_table_holds_what_notebook_05_prints():
@@ -30,9 +23,7 @@ def test_the_committed_table_holds_what_notebook_05_prints():
 
 
 @pytest.mark.slow
-def test_zero_grid_script_runs(tmp_path):
-    command = [sys.executable, str(SCRIPT), "--quick", "--out", str(tmp_path / "t.json")]
-    subprocess.run(command, check=True, capture_output=True)
-    record = json.loads((tmp_path / "t.json").read_text())
+def test_zero_grid_script_runs(quick):
+    record = quick("zero_grid")
     assert record["quick"] and record["rows"][0]["model"] == "teacher"
     assert {row["role"] for row in record["rows"]} == {"baseline", "student", "ablation"}

@@ -4,9 +4,6 @@ Spec sheet Block Pruning, acceptance checks 3, 5, 10 and 11.
 """
 
 import json
-import os
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -30,6 +27,7 @@ SMALL = BertConfig(
     intermediate_size=128, max_position_embeddings=16, hidden_dropout_prob=0.0,
     attention_probs_dropout_prob=0.0, num_labels=2,
 )  # fmt: skip
+SMALLER = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1}
 
 
 def test_a_student_like_its_teacher_has_nothing_to_learn():
@@ -184,12 +182,12 @@ def test_magnitude_keeps_the_larger_norms():
     assert norms[kept].min() > norms[~kept].max()
 
 
-def fit(model, steps, seed, schedule=None, rate=1e-3):
+def fit(model, steps, seed, schedule=None, rate=2e-3):
     """Adam on fresh rows; the schedule drives the thresholds as its callback does."""
     own = {id(m.source.scores) for m in block_masks(model).values()}
     scores = [p for p in model.parameters() if id(p) in own and p.requires_grad]
     groups = [{"params": [p for p in model.parameters() if id(p) not in own]}]
-    groups += [{"params": scores, "lr": 0.1}] if scores else []
+    groups += [{"params": scores, "lr": 0.3}] if scores else []
     adam = torch.optim.Adam(groups, lr=rate)
     state = type("State", (), {"max_steps": steps})()
     if schedule:
@@ -198,18 +196,21 @@ def fit(model, steps, seed, schedule=None, rate=1e-3):
         state.global_step = step
         if schedule:
             schedule.on_step_begin(None, state, None)
-        loss = model(**rows(64, 10_000 * seed + step)).loss
+        loss = model(**rows(32, 10_000 * seed + step)).loss
         loss = loss + schedule.penalty() if schedule else loss
         adam.zero_grad()
         loss.backward()
         adam.step()
-    return loss.item()
+    return model.eval()
 
 
 @torch.no_grad()
-def accuracy(model):
+def tested(model):
+    """(accuracy, loss) on rows that no training shows."""
     table = rows(2000, 999_999)
-    return 100 * (model.eval()(**table).logits.argmax(-1) == table["labels"]).float().mean().item()
+    found = model(**table)
+    right = (found.logits.argmax(-1) == table["labels"]).float().mean()
+    return 100 * right.item(), found.loss.item()
 
 
 @pytest.mark.slow
@@ -217,51 +218,46 @@ def test_behaviour_and_filling():
     """Checks 10 and 11, three seeds: density falls with lambda; near half of the weights costs at
     most a point; where few blocks are left, learned ones beat chance at equal density (at half the
     weights chance, too, solves so small a task); filling and tuning lower the loss.
+
+    One layer: of the few blocks some must pass on what others have read. Learned ones do; of six
+    draws of chance two do, the others stay below 70 %.
     """
-    gains, losses = [], []
+    near, gains, losses = [], [], []
     for seed in range(3):
         torch.manual_seed(seed)
-        dense = BertForSequenceClassification(SMALL)
-        fit(dense, 400, seed)
-        found = {}
-        for factor in (0.1, 1, 5, 20):
-            student = tq.compress(dense, recipe.plan(dense, "hybrid", 8)).train()
-            fit(student, 200, seed + 10, ScoreSchedule(student, factor))
-            found[factor] = block_density(student.eval())["all"], accuracy(student), student
-        densities = [found[factor][0] for factor in (1, 5, 20)]
+        config = BertConfig(**SMALL.to_dict() | SMALLER)
+        dense = fit(BertForSequenceClassification(config), 200, seed)
+
+        def student(dense=dense):
+            return tq.compress(dense, recipe.plan(dense, "hybrid", 8)).train()
+
+        found = []
+        for factor in (0.1, 2, 20):
+            made = student()
+            found.append(fit(made, 80, seed + 10, ScoreSchedule(made, factor)))
+        densities = [block_density(model)["all"] for model in found]
         assert densities == sorted(densities, reverse=True) and len(set(densities)) == 3
-        near = min(found.values(), key=lambda row: abs(row[0] - 0.5))
-        shares = {k: v for k, v in block_density(found[20][2]).items() if k != "all"}
-        chance = tq.compress(dense, recipe.plan(dense, "hybrid", 8))
-        recipe.choose(chance, "random", shares, seed)
-        fit(chance.train(), 200, seed + 10)
-        print(seed, accuracy(dense), {k: v[:2] for k, v in found.items()}, accuracy(chance))
-        assert near[1] >= accuracy(dense) - 1
-        gains.append(found[20][1] - accuracy(chance))
-        small = tq.compact(found[20][2])
-        table = rows(2000, 999_999)
-        with torch.no_grad():
-            before = small(**table).loss.item()
-        full = tq.fill(small).train()
-        fit(full, 100, seed + 20, rate=3e-4)
+        assert 0.3 < densities[0] < 0.7 and densities[2] < 0.1
+        near.append(tested(found[0])[0] - tested(dense)[0])
+        shares = {k: v for k, v in block_density(found[2]).items() if k != "all"}
+        for draw in range(2):
+            chance = recipe.choose(student(), "random", shares, 2 * seed + draw)
+            gains.append(tested(found[2])[0] - tested(fit(chance, 80, seed + 10))[0])
+        small = tq.compact(found[2])
+        full = fit(tq.fill(small).train(), 20, seed + 20, rate=1e-3)
         assert layer_sizes(full) == layer_sizes(small)
-        with torch.no_grad():
-            losses.append((before, full.eval()(**table).loss.item()))
-    print(gains, losses)
-    assert sum(gains) / 3 > 5
-    assert all(after <= before for before, after in losses)
+        losses.append((tested(small)[1], tested(full)[1]))
+    print(near, gains, losses)
+    assert sum(near) / 3 >= -1
+    assert sum(gains) / 6 > 5
+    assert all(after < before for before, after in losses)
 
 
-def test_the_command(tmp_path):
+def test_the_command(tmp_path, few_rows):
     """A few steps of every phase; the smaller model comes back from its folder."""
-    command = [sys.executable, "-m", "tqlearn.recipes.block_pruning"]
-    command += ["--output_dir", str(tmp_path), "--max_steps", "30", "--score_learning_rate", "0.5"]
-    command += ["--filled_epochs", "1", "--relu_steps", "5", "--nonorm_steps", "5"]
-    command += ["--use_cpu", "True", "--disable_tqdm", "True"]
-    done = subprocess.run(
-        command, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    command = ["--output_dir", str(tmp_path), "--max_steps", "12", "--score_learning_rate", "1"]
+    command += ["--filled_epochs", "1", "--relu_steps", "3", "--nonorm_steps", "3"]
+    recipe.main([*command, "--use_cpu", "True", "--disable_tqdm", "True"])
     record = json.loads((tmp_path / "metrics.json").read_text())
     assert 0 < record["density"]["all"] <= record["compacted_density"] < 1
     assert set(record["phases"]) == {"compact", "fill", "filled"} and record["changed"] == {}
@@ -272,7 +268,7 @@ def test_the_command(tmp_path):
 
 
 @pytest.mark.parametrize("value", [None, 0.0])
-def test_attention_dropout_in_both_phases(value, tmp_path, monkeypatch):
+def test_attention_dropout_in_both_phases(value, tmp_path, monkeypatch, few_rows):
     """What torch's attention gets in training; the saved config keeps the model's own value."""
     attend, seen = torch.nn.functional.scaled_dot_product_attention, []
 

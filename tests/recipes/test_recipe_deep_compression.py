@@ -1,10 +1,7 @@
 """The Deep Compression recipe: its phases keep masks and weights, in every order and model."""
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -245,7 +242,7 @@ def weights(folder):
     return load_file(folder / "model.safetensors")
 
 
-def test_a_killed_run_goes_on_to_the_same_model(tmp_path):
+def test_a_killed_run_goes_on_to_the_same_model(tmp_path, few_rows):
     """The last phase died after a checkpoint: same weights, the best checkpoint's at that."""
     record = short(tmp_path)
     assert record["steps"] == 6 and 2 < record["ratio"]["nominal"] < 8
@@ -264,7 +261,7 @@ def test_a_killed_run_goes_on_to_the_same_model(tmp_path):
     assert all(torch.equal(before[name], after[name]) for name in before)
 
 
-def test_a_dense_baseline_is_saved_as_it_is(tmp_path):
+def test_a_dense_baseline_is_saved_as_it_is(tmp_path, few_rows):
     record = short(tmp_path, "--phases", "dense", "dense", "--shares", "1", "1")
     assert record["phases"] == ["dense", "dense"] and record["ratio"]["file"] == pytest.approx(
         1, abs=0.01
@@ -272,7 +269,7 @@ def test_a_dense_baseline_is_saved_as_it_is(tmp_path):
     assert not any("code" in name for name in weights(tmp_path))
 
 
-def test_the_grid_without_a_zero_has_no_sparse_format(tmp_path):
+def test_the_grid_without_a_zero_has_no_sparse_format(tmp_path, few_rows):
     """It trains and comes back, dropped weights away from zero; no size is claimed for it."""
     record = short(tmp_path, "--zero", "False")
     assert "bytes" not in record and "ratio" not in record and record["steps"] == 6
@@ -284,15 +281,11 @@ def test_the_grid_without_a_zero_has_no_sparse_format(tmp_path):
         assert weight[~mask].all() and len(weight.unique()) <= 16
 
 
-def test_the_command(tmp_path):
+def test_the_command(tmp_path, few_rows):
     """The embedded default, a few steps per phase: packed, sparse, and loaded again."""
-    command = [sys.executable, "-m", "tqlearn.recipes.deep_compression", "--max_steps", "6"]
-    command += ["--eval_strategy", "no", "--load_best_model_at_end", "False", "--use_cpu", "True"]
-    done = subprocess.run(
-        [*command, "--disable_tqdm", "True", "--output_dir", str(tmp_path)],
-        env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-3000:]
+    command = ["--max_steps", "6", "--eval_strategy", "no", "--load_best_model_at_end", "False"]
+    command += ["--use_cpu", "True", "--disable_tqdm", "True", "--output_dir", str(tmp_path)]
+    recipe.main(command)
     record = json.loads((tmp_path / "metrics.json").read_text())
     assert record["phases"] == ["prune", "quantize"] and record["steps"] == 3
     again, _ = tq.teachers.load(str(tmp_path))

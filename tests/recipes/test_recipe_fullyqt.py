@@ -1,10 +1,8 @@
 """The FullyQT recipe: plans, a run in parts, resuming, post-training; and its benchmark."""
 
-import importlib.util
 import json
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -18,7 +16,6 @@ from tqlearn.quantizers.ranges import Uniform
 from tqlearn.quantizers.running_ranges import RunningRange
 from tqlearn.recipes import fullyqt as recipe
 
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 TINY = ["--width", "16", "--ffn", "16", "--heads", "2", "--layers", "1", "--vocabulary", "150",
         "--max_steps", "6", "--warmup_steps", "1", "--per_device_train_batch_size", "8", "--beams",
         "1", "--max_length", "60", "--use_cpu", "True", "--disable_tqdm", "True"]  # fmt: skip
@@ -156,16 +153,12 @@ def test_embedded_default_learns(tmp_path):
     assert record["metrics"]["bleu"] > 95 and record["ratio"]["nominal"] > 3.7
 
 
-def script():
-    spec = importlib.util.spec_from_file_location("fq", BENCHMARKS / "fullyqt_multi30k.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+@pytest.fixture
+def bench(script):
+    return script("fullyqt_multi30k")
 
 
-def test_arms_of_the_benchmark(monkeypatch):
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    bench = script()
+def test_arms_of_the_benchmark(bench):
     assert bench.SHARED + bench.WATCH < bench.LATE * bench.STEPS < bench.STEPS
     roles = {arm: bench.role(arm) for arm in bench.ARMS}
     assert roles["float"] == "baseline" and roles["FullyQT 4"] == "student"
@@ -175,9 +168,8 @@ def test_arms_of_the_benchmark(monkeypatch):
     assert f"{bench.EARLY} steps alone" in bench.note("FullyQT 6, early")
 
 
-def test_rows_join_an_older_table(monkeypatch, tmp_path):
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    bench, file = script(), tmp_path / "t.json"
+def test_rows_join_an_older_table(bench, tmp_path):
+    file = tmp_path / "t.json"
     same = {"settings": {"max_steps": 6}, "versions": {}, "sacrebleu": {}, "seed": 0}
     same |= {"quick": True, "machine": "one", "date": "2026-11-26", "command": "c"}
     old = same | {"rows": [{"model": "a"}, {"model": "b"}], "paired_bootstrap": [{"model": "b"}]}
@@ -192,19 +184,15 @@ def test_rows_join_an_older_table(monkeypatch, tmp_path):
 
 
 @pytest.mark.slow
-def test_benchmark(data_folder, tmp_path):
+def test_benchmark(quick, data_folder, tmp_path, capsys):
     """Five arms, a few steps each, then the table from what they left."""
-    work, table = tmp_path / "work", tmp_path / "t.json"
-    command = [sys.executable, str(BENCHMARKS / "fullyqt_multi30k.py"), "--quick", "--work",
-               str(work), "--out", str(table), "--arms", "float", "FullyQT 4, late",
-               "post-training 8", "post-training 4", "FullyQT 4, late, ranges anew"]  # fmt: skip
-    done = subprocess.run([*command, "--train_only"], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert not table.exists()
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert done.stdout.count("done before, kept") == 8  # float and late again, as sources
-    record = json.loads(table.read_text())
+    words = ("fullyqt_multi30k", "--work", str(tmp_path / "work"), "--arms", "float",
+             "FullyQT 4, late", "post-training 8", "post-training 4",
+             "FullyQT 4, late, ranges anew")  # fmt: skip
+    assert quick(*words, "--train_only") is None
+    capsys.readouterr()
+    record = quick(*words)
+    assert capsys.readouterr().out.count("done before, kept") == 8  # float, late: sources as well
     assert [row["role"] for row in record["rows"]] == ["baseline"] + 4 * ["student"]
     assert "tok:13a" in record["sacrebleu"]["bleu"] and record["settings"]["shared_steps"] == 3
     assert record["rows"][1]["ratio"]["nominal"] > 6

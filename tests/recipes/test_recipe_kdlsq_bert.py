@@ -1,9 +1,6 @@
 """The KDLSQ-BERT recipe: its losses, its plan and sizes, and that distillation pays."""
 
 import json
-import os
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -212,16 +209,11 @@ def test_tiny_end_to_end():
     assert all(needed[init] < needed["max"] for init in ("truncation", "kl", "mse"))
 
 
-def test_the_command(tmp_path):
+def test_the_command(tmp_path, few_rows):
     """The embedded default, a few steps: trained, packed, and loaded again."""
-    command = [sys.executable, "-m", "tqlearn.recipes.kdlsq_bert", "--output_dir", str(tmp_path)]
+    command = ["--output_dir", str(tmp_path), "--use_cpu", "True", "--disable_tqdm", "True"]
     command += ["--max_steps", "4", "--eval_strategy", "no", "--load_best_model_at_end", "False"]
-    command += ["--logging_strategy", "steps", "--logging_steps", "2", "--use_cpu", "True"]
-    done = subprocess.run(
-        [*command, "--disable_tqdm", "True"],
-        env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-3000:]
+    recipe.main([*command, "--logging_strategy", "steps", "--logging_steps", "2"])
     record = json.loads((tmp_path / "metrics.json").read_text())
     assert record["steps"] == 4 and [step for step, _ in record["history"]] == [2, 4]
     assert record["ratio"]["file"] > 6

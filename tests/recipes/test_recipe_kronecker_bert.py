@@ -1,9 +1,6 @@
 """The KroneckerBERT recipe: counts, losses, the smoke training of the spec sheet, the command."""
 
 import json
-import os
-import subprocess
-import sys
 from types import SimpleNamespace
 
 import pytest
@@ -17,7 +14,6 @@ from tqlearn.hf.attention import SCORES
 from tqlearn.hf.masked import MaskedWords, encode_texts, hide_words, texts_of
 from tqlearn.recipes import kronecker_bert as recipe
 
-RUN = [sys.executable, "-m", "tqlearn.recipes.kronecker_bert"]
 SMALL = BertConfig(
     vocab_size=100, hidden_size=64, num_hidden_layers=2, num_attention_heads=4,
     intermediate_size=256, max_position_embeddings=16, hidden_dropout_prob=0.0,
@@ -209,18 +205,25 @@ def test_an_encoder_of_another_setting_is_refused():
     assert torch.equal(student.bert.state_dict()[pooler], teacher.bert.state_dict()[pooler])
 
 
-def test_both_stages_by_one_command(tmp_path):
+def test_both_stages_by_one_command(tmp_path, few_rows):
     """The embedded default, a few steps: stage 1, stage 2, a packed student that loads again."""
     options = ["--general_steps", "6", "--max_steps", "6", "--use_cpu", "True"]
     options += ["--eval_strategy", "no", "--load_best_model_at_end", "False"]
-    done = subprocess.run(
-        [*RUN, *options, "--disable_tqdm", "True", "--output_dir", str(tmp_path)],
-        env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-3000:]
+    recipe.main([*options, "--disable_tqdm", "True", "--output_dir", str(tmp_path)])
     first = json.loads((tmp_path / "general" / "metrics.json").read_text())
     assert first["steps"] == 6 and first["metrics"]["masked_word_loss"] > 0
     record = json.loads((tmp_path / "metrics.json").read_text())
     assert record["steps"] == 6 and record["ratio"]["file"] > 2
     again, _ = tq.teachers.load(str(tmp_path))
     assert isinstance(again.bert.embeddings.word_embeddings, tq.factors.KroneckerEmbedding)
+
+
+def test_minilm_is_fifteen_times_smaller_with_a_dense_pooler():
+    """The shape that benchmarks/kronecker_bert_sst2.py compresses, in numbers kept."""
+    config = BertConfig(
+        hidden_size=384, num_hidden_layers=6, num_attention_heads=12, intermediate_size=1536
+    )
+    with torch.device("meta"):
+        dense = BertForSequenceClassification(config)
+    shown, whole = tq.preview(dense, recipe.plan(config, "KB21")), dense.num_parameters()
+    assert 15 < whole / (whole - shown.before + shown.after) < 16

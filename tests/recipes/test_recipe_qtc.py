@@ -1,6 +1,7 @@
 """The QTC recipe as a command: its plan to the unit, a kill and a resume, two processes."""
 
 import json
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -13,12 +14,11 @@ import torch
 from safetensors.torch import load_file
 
 import tqlearn as tq
-from tqlearn.hf import BertForJointIntentSlot, joint_config
+from tqlearn.hf import BertForJointIntentSlot, joint_config, words
 from tqlearn.recipes import qtc
 
-RUN = [sys.executable, "-m", "tqlearn.recipes.qtc"]
 OPTIONS = [
-    *("--max_steps", "24", "--save_strategy", "steps", "--save_steps", "6"),
+    *("--max_steps", "12", "--save_strategy", "steps", "--save_steps", "4"),
     *("--eval_strategy", "no", "--load_best_model_at_end", "False"),
     *("--logging_strategy", "steps", "--logging_steps", "1"),
     *("--per_device_train_batch_size", "16", "--disable_tqdm", "True", "--use_cpu", "True"),
@@ -41,6 +41,22 @@ def test_configuration_t_to_the_unit():
     assert unclipped == 52_080 and whole - table[0] + unclipped == 748_415
 
 
+def test_configuration_t_is_that_of_atis(data_folder):
+    """Its words and labels give the 16,479,119 numbers; two students' sizes, spec sheet 2.1."""
+    dd = tq.data.load("atis", "local", data_folder)
+    intents, slots = tq.data.labels(dd)
+    dense = BertForJointIntentSlot(joint_config(intents, slots))
+    assert (len(intents), len(slots)) == (22, 121)
+    assert len(words.word_tokenizer(dd)) <= dense.config.vocab_size == 800
+    assert sum(p.numel() for p in dense.parameters()) == 16_479_119
+    ratios = []
+    for bits in (32, 4):
+        plan = qtc.plan(768, qtc.QTCArguments(bits=bits), init="random")
+        student = tq.calibrate(tq.compress(dense, plan))
+        ratios.append(tq.report(student, reference=dense).summary()["ratio"]["nominal"])
+    assert 21 < ratios[0] < 23 and 29 < ratios[1] < 30
+
+
 def test_plan_options():
     with pytest.raises(ValueError, match=r"shapes for widths \[128, 384, 768\], not 100"):
         qtc.plan(100, qtc.QTCArguments())
@@ -51,53 +67,62 @@ def test_plan_options():
     assert qtc.plan(384, qtc.QTCArguments(bits=32))["*.attention.*"][1:] == []
 
 
-def environment():
-    return os.environ | {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
-
-
 def history(folder):
     newest = max(folder.glob("checkpoint-*"), key=lambda p: int(p.name.split("-")[1]))
     state = json.loads((newest / "trainer_state.json").read_text())
     return {e["step"]: e["loss"] for e in state["log_history"] if "loss" in e}
 
 
-def test_a_killed_training_resumes_to_the_same_loss(tmp_path):
+def test_a_killed_training_resumes_to_the_same_loss(tmp_path, few_rows):
     """SIGKILL in the middle, then the same command: same losses, same weights, to 1e-6."""
+    torch.set_num_threads(1)  # a forked process has none of OpenMP's threads
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    reference = subprocess.Popen([*RUN, *OPTIONS, "--output_dir", str(whole)], env=environment())
-    command = [*RUN, *OPTIONS, "--output_dir", str(killed), "--resume_from_checkpoint", "last"]
-    first = subprocess.Popen(command, env=environment())
-    deadline = time.time() + 300
-    while not (killed / "checkpoint-6" / "trainer_state.json").exists():
-        assert time.time() < deadline and first.poll() is None, "no checkpoint was written"
-        time.sleep(0.05)
-    first.send_signal(signal.SIGKILL)
-    assert first.wait() == -signal.SIGKILL
+    command = [*OPTIONS, "--output_dir", str(killed), "--resume_from_checkpoint", "last"]
+    first = multiprocessing.get_context("fork").Process(target=qtc.main, args=(command,))
+    first.start()
+    while not (killed / "checkpoint-4" / "trainer_state.json").exists():
+        assert first.is_alive(), "no checkpoint was written"
+        time.sleep(0.02)
+    first.kill()
+    first.join()
+    assert first.exitcode == -signal.SIGKILL
     assert not (killed / "metrics.json").exists()
-    assert subprocess.run(command, env=environment()).returncode == 0
-    assert reference.wait(300) == 0
+    qtc.main(command)
+    qtc.main([*OPTIONS, "--output_dir", str(whole)])
     one, two = history(whole), history(killed)
-    assert one.keys() == two.keys() == set(range(1, 25))
+    assert one.keys() == two.keys() == set(range(1, 13))
     assert max(abs(one[step] - two[step]) for step in one) < 1e-6
     a, b = (load_file(folder / "model.safetensors") for folder in (whole, killed))
     assert all(torch.allclose(a[k].float(), b[k].float(), atol=1e-6) for k in a)
     record = json.loads((killed / "metrics.json").read_text())
-    assert record["steps"] == 24 and record["ratio"]["file"] > 8
+    assert record["steps"] == 12 and record["ratio"]["file"] > 8
     again, _ = tq.teachers.load(str(killed))
     assert isinstance(again.bert.embeddings.word_embeddings, tq.factors.TTMEmbedding)
 
 
+def as_atis(folder, rows):
+    """Write a few joint rows as the files of ATIS; return the options that read them."""
+    for split in ("train", "valid", "test"):
+        (folder / "atis" / split).mkdir(parents=True)
+        for file, column in (("seq.in", "tokens"), ("seq.out", "slots"), ("label", "intent")):
+            lines = [row if isinstance(row, str) else " ".join(row) for row in rows[column]]
+            (folder / "atis" / split / file).write_text("\n".join(lines) + "\n")
+    return ["--data", "atis", "--source", "local", "--folder", str(folder)]
+
+
+@pytest.mark.slow
 def test_two_processes_under_accelerate(tmp_path):
     """The same command under ``accelerate launch``, two CPU processes, half the batch each."""
     launch = [str(Path(sys.executable).parent / "accelerate"), "launch", "--multi_gpu"]
     launch += ["--num_processes", "2", "--num_machines", "1", "--mixed_precision", "no"]
     launch += ["--dynamo_backend", "no", "--main_process_port", "0", "-m", "tqlearn.recipes.qtc"]
+    rows = as_atis(tmp_path / "data", tq.data.flights.generate({"train": 32})["train"])
     done = subprocess.run(
-        [*launch, *OPTIONS, "--output_dir", str(tmp_path), "--max_steps", "8"],
-        env=environment() | {"ACCELERATE_USE_CPU": "true"},
+        [*launch, *OPTIONS, *rows, "--output_dir", str(tmp_path), "--max_steps", "2"],
+        env=os.environ | {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"},
         capture_output=True,
         text=True,
     )
     assert done.returncode == 0, done.stderr[-3000:]
     record = json.loads((tmp_path / "metrics.json").read_text())
-    assert record["steps"] == 8 and record["processes"] == 2
+    assert record["steps"] == 2 and record["processes"] == 2

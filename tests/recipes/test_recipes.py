@@ -26,6 +26,8 @@ def test_help_names_every_option_and_what_it_is_for(name, capsys):
     assert end.value.code == 0 and "--output_dir" in out and "--data" in out
     assert re.search(r"--data DATA\s+\S", out), "an option without a word about it"
     assert f"python -m tqlearn.recipes.{name}" in recipe.__doc__
+    source = (ROOT / "tqlearn" / "recipes" / f"{name}.py").read_text()
+    assert source.endswith('\n\nif __name__ == "__main__":\n    main()\n')
 
 
 @pytest.mark.parametrize("name", RECIPES)

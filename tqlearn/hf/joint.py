@@ -46,7 +46,7 @@ def joint_settings(config, intents, slots, label_smoothing=0.1, pooling="first")
 class JointOutput(ModelOutput):
     """Loss and logits: intent (batch, intents), slot (batch, tokens, slots); rest as in BERT."""
 
-    loss: torch.Tensor | None = None
+    loss: torch.Tensor | dict | None = None  # a dict: accelerate casting half precision back
     intent_logits: torch.Tensor | None = None
     slot_logits: torch.Tensor | None = None
     hidden_states: tuple[torch.Tensor, ...] | None = None
