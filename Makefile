@@ -72,7 +72,8 @@ test-unit: $(STAMP)
 
 test-notebooks: $(STAMP)
 	@$(BIN)/python -m pytest -q -rs -n 2 --dist loadscope --nbval-lax --nbval-current-env \
-	  --nbval-sanitize-with tests/nbval_sanitize.cfg --nbval-cell-timeout 300 notebooks
+	  --nbval-sanitize-with tests/nbval_sanitize.cfg -p tests.nbval_solutions \
+	  --nbval-cell-timeout 900 --nbval-kernel-startup-timeout 300 notebooks
 
 test-browser: $(STAMP)
 	@$(BIN)/python -m pytest -q -rs -m browser tests

@@ -1,19 +1,25 @@
 """The notebooks notice a wrong line: one constant changed in a hand-built cell turns a cell red.
 
-``mutations/NN.json`` lists for notebook NN which text becomes which. The cells up to the end of
-"The library agrees" run as they stand (nothing may turn red), then once per change: an
-assertion, or a compared cell that prints something else, must catch it.
+``mutations/NN.json`` lists for notebook NN which text becomes which. The cells up to the end
+of "The library agrees" run once, as they stand (nothing may turn red). In front of each cell the
+process forks, once for each change in it: the child runs the changed cell and those after it, and
+an assertion, or a compared cell that prints something else, must catch it. Whatever the change did
+to models, seeds and names ends with the child. One more child changes nothing and must be green.
 """
 
 import contextlib
 import io
 import json
 import os
+import sys
+import warnings
+from functools import cache
 from pathlib import Path
 
 import nbformat
 import pytest
 import torch
+from conftest import require
 
 from tqlearn.lab.build import tagged
 
@@ -27,6 +33,7 @@ CHANGES = {
 CASES = [(number, k) for number, changes in CHANGES.items() for k in range(len(changes))]
 
 
+@cache
 def cells_until_agreement(number: str) -> list:
     """The code cells from the top to the last one under "The library agrees"."""
     (path,) = (ROOT / "notebooks").glob(f"{number}_*.ipynb")
@@ -43,47 +50,94 @@ def cells_until_agreement(number: str) -> list:
     return found
 
 
-def red(number: str, old: str | None = None, new: str = "") -> str | None:
-    """Run the cells with one text replaced; return what turned red, or None."""
-    torch.manual_seed(0)
-    namespace: dict = {"__name__": "__main__"}
-    hits = 0
-    for cell, _ in cells_until_agreement(number):
-        source = cell.source
-        if old is not None and old in source:
-            hits += 1
-            source = source.replace(old, new)
-        printed = io.StringIO()
-        try:
-            with contextlib.redirect_stdout(printed):
-                exec(compile(source, f"<notebook {number}>", "exec"), namespace)
-        except AssertionError:
-            return f"asserted: {cell.source.splitlines()[0]}"
-        except (RuntimeError, ValueError, IndexError, TypeError) as error:
-            return f"raised {type(error).__name__} in: {cell.source.splitlines()[0]}"
-        if tagged(cell, "nbval-check-output"):
-            stored = "".join(o.text for o in cell.outputs if o.get("name") == "stdout")
-            if stored != printed.getvalue():
-                return f"printed something else: {cell.source.splitlines()[0]}"
-    assert old is None or hits == 1, f"{old!r} stands in {hits} cells, expected 1"
+def red(cell, source: str, namespace: dict) -> str | None:
+    """Run a cell with this source; return what turned red, or None."""
+    first, printed = cell.source.splitlines()[0], io.StringIO()
+    try:
+        with contextlib.redirect_stdout(printed):
+            exec(compile(source, "<cell>", "exec"), namespace)
+    except AssertionError:
+        return f"asserted: {first}"
+    except (RuntimeError, ValueError, IndexError, TypeError) as error:
+        return f"raised {type(error).__name__} in: {first}"
+    if tagged(cell, "nbval-check-output"):
+        stored = "".join(o.text for o in cell.outputs if o.get("name") == "stdout")
+        if stored != printed.getvalue():
+            return f"printed something else: {first}"
     return None
+
+
+def red_if_changed(cells: list, change: dict, namespace: dict) -> str | None:
+    """Change the first cell, run all; return what turned red first, or None."""
+    sources = [cells[0].source.replace(change["old"], change["new"])]
+    sources += [cell.source for cell in cells[1:]]
+    return next(filter(None, map(red, cells, sources, [namespace] * len(cells))), None)
+
+
+def apart(function, *arguments) -> str | None:
+    """Call the function in a forked child; return its answer, or how the child died.
+
+    No ``multiprocessing``: transformers behaves differently where it sees one of its processes.
+    """
+    reader, writer = os.pipe()
+    with warnings.catch_warnings():
+        # Python 3.12 warns of threads; those of pytest's workers hold nothing that a child needs
+        warnings.simplefilter("ignore", DeprecationWarning)
+        child = os.fork()
+    if not child:
+        try:
+            answer = function(*arguments)
+        except BaseException as error:
+            answer = f"died of {error!r}"
+        os.write(writer, json.dumps(answer).encode())
+        os._exit(0)
+    os.close(writer)
+    with open(reader) as pipe:
+        answer = pipe.read()
+    os.waitpid(child, 0)
+    return json.loads(answer or '"died without a word"')
+
+
+@cache
+def verdicts(number: str) -> dict[int | None, str | None]:
+    """What turned red: with change k under k; under None as it stands, in a child as well."""
+    torch.manual_seed(0)
+    torch.set_num_threads(1)  # a forked child cannot use the threads of its parent
+    cells = [cell for cell, _ in cells_until_agreement(number)]
+    found: dict = {}
+    namespace: dict = {"__name__": "__main__"}
+    for place, cell in enumerate(cells):
+        changes = {k: c for k, c in enumerate(CHANGES[number]) if c["old"] in cell.source}
+        if changes and None not in found:  # the control: what is red in every child proves nothing
+            changes[None] = {"old": "", "new": ""}
+        for k, change in changes.items():
+            found[k] = apart(red_if_changed, cells[place:], change, namespace)
+        if wrong := red(cell, cell.source, namespace):
+            return found | {None: wrong}
+        if set(found) > set(range(len(CHANGES[number]))):
+            break  # the rest ran in the control
+    return found
 
 
 @pytest.fixture(autouse=True)
 def _as_a_reader(monkeypatch, tmp_path):
+    require(sys.platform == "linux", "a process that has used torch forks safely on Linux alone")
     monkeypatch.chdir(ROOT / "notebooks")
     monkeypatch.setenv("TQLEARN_LEDGER", str(tmp_path / "ledger.json"))
 
 
 @pytest.mark.parametrize("number", sorted(CHANGES))
 def test_unchanged_is_green(number):
-    assert red(number) is None
+    assert verdicts(number)[None] is None
 
 
 @pytest.mark.parametrize("number, k", CASES, ids=[f"{n}-{k}" for n, k in CASES])
 def test_changed_is_red(number, k):
-    change = CHANGES[number][k]
-    assert red(number, change["old"], change["new"]), f"nobody noticed: {change['why']}"
+    old, why = CHANGES[number][k]["old"], CHANGES[number][k]["why"]
+    hits = sum(old in cell.source for cell, _ in cells_until_agreement(number))
+    assert hits == 1, f"{old!r} stands in {hits} cells, expected 1"
+    verdict = verdicts(number)[k] or "nobody noticed"
+    assert verdict.startswith(("asserted", "raised", "printed")), f"{verdict}: {why}"
 
 
 @pytest.mark.parametrize("number", sorted(CHANGES))

@@ -1,4 +1,4 @@
-"""The notebooks as they are stored: shape of the page, outputs, pictures, links; and the canaries.
+"""The notebooks as they are stored: shape of the page, outputs, pictures, links, and budgets.
 
 That they run, and give the stored outputs again, is nbval's part (``make test-notebooks``).
 """
@@ -7,21 +7,18 @@ import base64
 import json
 import os
 import re
-import shlex
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import nbformat
 import pytest
+from test_canary import CANARY, nbval
 
 from tqlearn.lab import exercises, usage
 from tqlearn.lab.build import PLOTLY, WIDGET, clean, tagged
 
 ROOT = Path(__file__).parents[2]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
-CANARY = ROOT / "tests" / "course" / "canary"
 SECTIONS = (  # second-level headings, in this order; the idea's own headings stand in between
     "The question",
     "Predict first",
@@ -192,32 +189,6 @@ def test_each_notebook_writes_its_rows(path, nb):
 def test_learners_notebooks_are_not_graded(nb):
     assert not [cell for cell in nb.cells if "nbgrader" in cell.metadata]
     assert not [cell for cell in nb.cells if "SOLUTION" in cell.source]
-
-
-def nbval(notebook: Path) -> subprocess.CompletedProcess:
-    """Run the command of the Makefile on another notebook."""
-    recipe = (ROOT / "Makefile").read_text().replace("\\\n", " ")
-    line = re.search(r"-m pytest (.*--nbval-lax.*) notebooks\n", recipe).group(1)
-    command = [sys.executable, "-m", "pytest", *shlex.split(line), "-p", "no:cacheprovider"]
-    return subprocess.run(
-        [*command, str(notebook)],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        env=os.environ | {"PYDEVD_DISABLE_FILE_VALIDATION": "1"},
-    )
-
-
-def test_canary_right_is_green():
-    result = nbval(CANARY / "right.ipynb")
-    assert result.returncode == 0 and "2 passed" in result.stdout, result.stdout
-
-
-def test_canary_wrong_is_red():
-    result = nbval(CANARY / "wrong.ipynb")
-    assert result.returncode == 1 and "1 failed, 1 passed" in result.stdout, result.stdout
-    assert "mismatch" in result.stdout
 
 
 def test_canary_over_budget_is_red(tmp_path):

@@ -1,0 +1,76 @@
+"""A plugin for nbval: behind a lesson's last cell all solutions are pasted in and run as well.
+
+    python -m pytest --nbval-lax -p tests.nbval_solutions notebooks
+
+It does as a learner does: run all, fill in the stubs, run from the first of them to the end. The
+kernel is the one that has run the page, so nothing is trained twice. Every check must pass, every
+rejoin take the learner's function, nothing may raise, and the ledger must get its rows.
+"""
+
+import re
+from collections import defaultdict
+
+import pytest
+from nbval.plugin import IPyNbCell, IPyNbFile, NbCellError
+
+from tqlearn.lab import exercises
+
+PATIENCE = 120  # seconds for an output that is already made; nbval's five are few on a busy machine
+
+
+def pytest_collection_modifyitems(items):
+    """Give every lesson one item more, and every cell more patience."""
+    ends = {item.parent: place for place, item in enumerate(items) if isinstance(item, IPyNbCell)}
+    for page, place in reversed(ends.items()):
+        if page.path.stem[:2] in exercises.lessons():
+            items.insert(place + 1, Solutions.from_parent(page, name="solutions").item())
+    for item in items:
+        if isinstance(item, IPyNbCell):
+            item.output_timeout = PATIENCE
+
+
+class Solutions(pytest.Collector):
+    """Stands between a page and its solutions: they are no part of what the page may spend."""
+
+    def item(self) -> pytest.Item:
+        # pytest-xdist keeps together what has one file and one colon pair
+        id = f"{self.parent.nodeid}::solutions pasted in"
+        return Pasted.from_parent(self, name="solutions pasted in", nodeid=id)
+
+    def collect(self):
+        return [self.item()]
+
+
+class Pasted(pytest.Item):
+    """All cells from the first stub on, with the stubs solved, in the page's kernel."""
+
+    cell: IPyNbCell | None = None
+
+    def runtest(self):
+        from tqlearn.lab import teach  # with plotly and nbclient, which only lessons need
+
+        page: IPyNbFile = self.parent.parent
+        number = page.path.stem[:2]
+        first = min(stub for _, stub, *_ in teach.places(page.nb, number).values())
+        outputs = []
+        for place, cell in list(enumerate(teach.solved(page.nb, number).cells))[first:]:
+            if cell.cell_type == "code":
+                given = {"cell_num": place, "cell": cell, "options": defaultdict(bool)}
+                self.cell = IPyNbCell.from_parent(page, name=f"solved {place}", **given)
+                self.cell.output_timeout = PATIENCE
+                self.cell.runtest()
+                outputs += self.cell.test_outputs
+        text = "\n".join(o.get("text") or o["data"].get("text/plain", "") for o in outputs)
+        for exercise in exercises.of(number):
+            assert f"PASS {exercise.id} {exercise.title}" in text
+            assert f"{exercise.id}: from here on with your function" in text
+        assert "TODO" not in text and "FAIL" not in text
+        assert {"--", number} <= set(re.findall(r"^(--|\d\d)  ", text, re.M)), "rows of the ledger"
+
+    def repr_failure(self, excinfo):
+        if isinstance(excinfo.value, NbCellError):
+            return self.cell.repr_failure(excinfo)
+        return super().repr_failure(excinfo)
+
+    def reportinfo(self):
+        return self.path, 0, self.nodeid
