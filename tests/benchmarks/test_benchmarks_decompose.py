@@ -65,6 +65,7 @@ def test_naive_peers_compute_the_same():
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # tltorch's
 @pytest.mark.parametrize("name", ["layers", "decompose"])
 def test_script_runs(quick, name):
     rows = quick(name)["rows"]
