@@ -1,0 +1,21 @@
+"""Notebooks as they were committed, for the times when a reader has worked in the checkout.
+
+Running a notebook in JupyterLab drops its still pictures, and a solved exercise has lost its stub.
+What is made from the notebooks (the site, the teacher's set) then needs the version that git keeps.
+"""
+
+import subprocess
+from pathlib import Path
+
+import nbformat
+from nbformat import NotebookNode
+
+
+def committed(path: Path) -> NotebookNode | None:
+    """Return the notebook as it stands in the last commit; None if git does not have it."""
+    command = ["git", "show", f"HEAD:./{path.name}"]
+    try:
+        shown = subprocess.run(command, cwd=path.parent, capture_output=True)
+    except OSError:  # there is no git, or no such folder
+        return None
+    return nbformat.reads(shown.stdout.decode(), as_version=4) if shown.returncode == 0 else None
