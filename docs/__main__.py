@@ -5,8 +5,10 @@ sound; otherwise every fault is printed and an earlier site stays.
 """
 
 import argparse
+import io
 import shutil
 import sys
+from contextlib import redirect_stderr
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -22,7 +24,8 @@ def sphinx(source: Path, html: Path, work: Path) -> list[str]:
     """Let Sphinx build the pages, and return its complaints."""
     log = work / "warnings.txt"
     options = ["-q", "-N", "-b", "html", "-c", str(DOCS), "-d", str(work / "doctrees")]
-    build_main([*options, "-w", str(log), str(source), str(html)])
+    with redirect_stderr(io.StringIO()):  # the log has the same lines
+        build_main([*options, "-w", str(log), str(source), str(html)])
     return log.read_text("utf-8").replace(f"{source}/", "").splitlines()
 
 
@@ -42,10 +45,10 @@ def build(root: Path, out: Path, whole: bool = True) -> tuple[str, list[str]]:
         raise ValueError(f"{out} holds something that is not a site of ours; name another folder")
     with TemporaryDirectory() as temporary:
         work = Path(temporary).resolve()
-        stage = Stage(root, work / "source")
-        stage.all(whole)
+        stage = Stage(root, work / "source", whole)
+        stage.all()
         html = work / "html"
-        complaints = sphinx(work / "source", html, work) or proofread(html)
+        complaints = sphinx(work / "source", html, work) + proofread(html)
         if complaints:
             raise ValueError("\n".join(complaints))
         (html / MARK).touch()

@@ -14,7 +14,7 @@ language = "en"
 
 extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sitekit"]
 exclude_patterns = ["files"]
-smartquotes = False  # text stays as it was typed
+smartquotes = False  # text stays as it was typed: notes hold commands with --options
 
 # notebooks: the stored outputs, and of those the still picture first
 nb_execution_mode = "off"
@@ -42,6 +42,7 @@ html_static_path = ["_static"]
 html_css_files = ["site.css"]
 html_favicon = "_static/icon.svg"
 html_copy_source = False
+html_sidebars = {page: [] for page in ("index", "methods", "glossary", "instructors", "search")}
 html_use_index = False
 pygments_style = "xcode"
 html_context = {"default_mode": "auto"}

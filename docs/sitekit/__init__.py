@@ -1,4 +1,4 @@
-"""What Sphinx cannot do by itself, in small parts; ``python docs`` (or ``make book``) uses them all.
+"""What Sphinx cannot do by itself, in small parts; ``make book`` (``python docs``).
 
 | file | what it does |
 |---|---|
@@ -11,7 +11,7 @@
 | stage | all sources of the site, written to a folder that Sphinx reads |
 | proof | reads the finished pages and says what is wrong with them |
 
-This file is the Sphinx extension: MathML, glossary links, tables without an empty head.
+This file is the Sphinx extension: MathML, glossary links, docstrings as they were typed.
 """
 
 import re
@@ -32,7 +32,7 @@ def setup(app: object) -> dict:
     """Register the parts with Sphinx."""
     app.add_html_math_renderer("mathml", (_inline, None), (_block, None))
     app.add_post_transform(Mentions)
-    app.connect("doctree-read", _without_empty_heads)
+    app.connect("doctree-read", _tidy)
     app.connect("autodoc-process-docstring", _as_typed, priority=400)  # before napoleon
     return {"parallel_read_safe": True, "parallel_write_safe": True}
 
@@ -67,7 +67,10 @@ def _block(translator: object, node: nodes.Element) -> None:
     raise nodes.SkipNode
 
 
-def _without_empty_heads(app: object, doctree: nodes.document) -> None:
+def _tidy(app: object, doctree: nodes.document) -> None:
+    """Drop empty heads of tables, and set the dash between a parameter and its text."""
+    for dash in [text for text in doctree.findall(nodes.Text) if text == " -- "]:
+        dash.parent.replace(dash, nodes.Text(" – "))
     for head in list(doctree.findall(nodes.thead)):
         if not head.astext().strip():
             head.parent.remove(head)

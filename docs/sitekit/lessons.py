@@ -4,7 +4,6 @@ import json
 import re
 from pathlib import Path
 
-import nbformat
 from nbformat import NotebookNode
 from nbformat.v4 import new_markdown_cell
 
@@ -13,7 +12,6 @@ from tqlearn.lab.build import WIDGET
 from tqlearn.lab.exercises import Exercise
 from tqlearn.lab.instructors import lesson
 from tqlearn.lab.plots import PLOTLY
-from tqlearn.lab.stored import committed
 
 from .links import Links
 
@@ -22,31 +20,20 @@ CHECK = re.compile(r'^check\("(\d\d\.\d+)"')
 STILL = "*A still picture of the explorer's first setting; in JupyterLab it moves.*"
 
 
-def bare(nb: NotebookNode) -> int:
-    """Count the figures without a still picture: what a run outside ``make notebooks`` leaves."""
-    bundles = [o.data for cell in nb.cells for o in cell.get("outputs", []) if "data" in o]
-    return sum({PLOTLY, WIDGET} & set(data) != set() and "image/png" not in data for data in bundles)
-
-
-def stored(path: Path) -> tuple[NotebookNode, str]:
-    """Return the notebook that the site shows, and a line to print if that is the committed one.
+def pictured(nb: NotebookNode) -> NotebookNode:
+    """Return the notebook if all of its figures have their still picture.
 
     Raises:
-        ValueError: figures have lost their pictures, and git has no version that has them.
+        ValueError: some have lost it, as by a run in JupyterLab.
     """
-    nb = nbformat.read(path, as_version=4)
-    if not (lost := bare(nb)):
-        return nb, ""
-    kept = committed(path)
-    if kept is None or bare(kept):
+    bundles = [o.data for cell in nb.cells for o in cell.get("outputs", []) if "data" in o]
+    lost = sum("image/png" not in data for data in bundles if {PLOTLY, WIDGET} & set(data))
+    if lost:
         raise ValueError(
-            f"{path.name} holds {lost} figures without a still picture, as after a run in "
-            "JupyterLab, and git has no version with them; run `make notebooks`"
+            f"{lost} figures have lost their still picture, as by a run in JupyterLab; "
+            "`make notebooks` draws them anew"
         )
-    return kept, (
-        f"{path.name} was run here and lost {lost} still pictures, so its page shows the committed "
-        "version (to publish yours, run `make notebooks` first)"
-    )
+    return nb
 
 
 def facts(path: Path, nb: NotebookNode) -> dict:
@@ -127,7 +114,7 @@ def _say_pictures(cell: NotebookNode, where: str) -> None:
             raise ValueError(f"{where}: the output holds a script; a page has to read without")
     words = [data.get("text/plain", "") for data in bundles if "image/png" in data]
     if len(words) > 1:
-        raise ValueError(f"{where}: {len(words)} pictures; show one in a cell, with words of its own")
+        raise ValueError(f"{where}: {len(words)} pictures; show one in a cell")
     if words and not words[0].strip():
         raise ValueError(
             f"{where}: a picture without words; show it with tqlearn.lab.plots.show and run "

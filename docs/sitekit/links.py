@@ -53,7 +53,7 @@ class Links:
         Raises:
             ValueError: the target does not exist or lies outside the repository.
         """
-        if target.startswith(OUTSIDE):
+        if target.startswith((*OUTSIDE, "path:")):
             return target
         name, _, anchor = unquote(target).partition("#")
         anchor = f"#{slug(anchor)}" if anchor else ""

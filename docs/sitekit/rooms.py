@@ -57,7 +57,7 @@ def within(package: ModuleType) -> list[str]:
 
 
 def pages(package: ModuleType) -> dict[str, str]:
-    """Return page name -> Markdown for a package: itself first, then one page per room inside it."""
+    """Return page name -> Markdown for a package: itself first, then every room inside it."""
     top = Room(package.__name__, inspect.getdoc(package) or "", public(package))
     rooms = [top, *map(room, within(package))]
     seen: dict[int, str] = {}

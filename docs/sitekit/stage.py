@@ -1,20 +1,21 @@
 """All sources of the site: what is written by hand and what is made, in a folder for Sphinx."""
 
+import re
 import shutil
 from pathlib import Path
 
-import nbformat
+from tqlearn.lab.stored import usable
 
 from . import lessons, rooms, tables, terms
 from .links import Links
 
-BY_HAND = ("methods.md", "results.md")
-TREE = "```{{toctree}}\n:hidden:{more}\n\n{pages}\n```\n"
+MAP = ("| | lesson | minutes to read | CPU-seconds to run |", "|---|---|---|---|")
+TITLES = {"glossary.md": "glossary", "instructors.md": "For teachers <instructors>"}
 
 
-def tree(pages: list[str], more: str = "") -> str:
+def tree(pages: list[str]) -> str:
     """Return what tells Sphinx which pages come below this one."""
-    return TREE.format(pages="\n".join(pages), more=more)
+    return "```{toctree}\n:hidden:\n\n" + "\n".join(pages) + "\n```\n"
 
 
 class Stage:
@@ -23,12 +24,13 @@ class Stage:
     Args:
         root: the repository.
         folder: where they are written.
+        whole: with API and results; else the course alone.
 
     ``remarks`` collects what the reader of the terminal should know.
     """
 
-    def __init__(self, root: Path, folder: Path):
-        self.root, self.folder = root.resolve(), folder
+    def __init__(self, root: Path, folder: Path, whole: bool = True):
+        self.root, self.folder, self.whole = root.resolve(), folder, whole
         self.docs = Path(__file__).parents[1]
         self.remarks: list[str] = []
         self.notebooks = sorted((self.root / "notebooks").glob("[0-9]*.ipynb"))
@@ -38,6 +40,8 @@ class Stage:
         }
         self.sheets = {file: name for file, name in self.sheets.items() if file.is_file()}
         names = {file: f"notebooks/{file.name}" for file in self.notebooks} | self.sheets
+        measured = sorted((self.root / "benchmarks" / "results").glob("*.json")) if whole else []
+        names |= {file: f"results/{file.stem}.md" for file in measured}
         self.links = Links(self.root, names | {self.root / "README.md": "index.md"})
 
     def write(self, name: str, text: str, source: Path | None = None) -> None:
@@ -52,20 +56,21 @@ class Stage:
         Raises:
             ValueError: a line for everything that is wrong with them.
         """
-        wrong, rows = [], ["| | lesson | minutes to read | CPU-seconds to run |", "|---|---|---|---|"]
+        wrong, pages, rows = [], [], [*MAP]
         if not self.notebooks:
             raise ValueError(f"there is no notebook in {self.root / 'notebooks'}")
         for path in self.notebooks:
             try:
-                nb, remark = lessons.stored(path)
+                nb, remark = usable(path, lessons.pictured)
                 said = lessons.facts(path, nb)
                 self.write(f"notebooks/{path.name}", lessons.staged(nb, path, self.links))
-            except (ValueError, nbformat.reader.NotJSONError) as error:
-                wrong.append(str(error))
+            except ValueError as error:
+                wrong.append(str(error) if path.name in str(error) else f"{path.name}: {error}")
                 continue
-            self.remarks += [remark] if remark else []
+            self.remarks += [f"{path.name} {remark}"] if remark else []
             row = "| {number} | [{title}](/notebooks/{name}) {promise} | {minutes} | {seconds} |"
             rows.append(row.format(number=path.stem[:2], name=path.name, **said))
+            pages.append(f"{path.stem[:2]} {said['title']} <notebooks/{path.stem}>")
         for file, name in self.sheets.items():
             try:
                 text = self.links.rewrite(file.read_text("utf-8"), file)
@@ -74,9 +79,16 @@ class Stage:
                 wrong.append(str(error))
         if wrong:
             raise ValueError("\n".join(wrong))
-        pages = [f"notebooks/{path.stem}" for path in self.notebooks]
-        course = (self.docs / "course.md").read_text("utf-8")
-        self.write("course.md", course + "\n".join(rows) + "\n\n" + tree(pages))
+        self.write("course.md", self.by_hand("course.md") + "\n".join(rows) + "\n\n" + tree(pages))
+
+    def by_hand(self, name: str) -> str:
+        """Return a page of ``docs/``, without lines that lead to pages which this site lacks."""
+        lines = (self.docs / name).read_text("utf-8").splitlines(keepends=True)
+        return "".join(
+            line
+            for line in lines
+            if all((self.folder / page).is_file() for page in re.findall(r"\]\(/([^)]+)\)", line))
+        )
 
     def reference(self) -> None:
         """Write the pages of the API."""
@@ -85,7 +97,7 @@ class Stage:
         pages = rooms.pages(tqlearn)
         for name, text in pages.items():
             self.write(f"api/{name}.md", text)
-        text = (self.docs / "api.md").read_text("utf-8")
+        text = self.by_hand("api.md")
         rows = [f"* {{doc}}`/api/{name}`: {page.split(chr(10))[2]}" for name, page in pages.items()]
         self.write("api/index.md", text + "\n".join(rows) + "\n\n" + tree(list(pages)))
 
@@ -93,28 +105,31 @@ class Stage:
         """Write the pages of what was measured, and the one that helps to choose."""
         pages = tables.pages(self.root)
         for name, text in pages.items():
+            file = f"benchmarks/results/{name}.json"  # its own page leads to the file
+            text = text.replace(f"({file})", f"({self.links.carry(self.root / file)})")
             self.write(f"results/{name}.md", text, self.root / "README.md")
         table = tables.recipes(self.root)
-        text = (self.docs / "results.md").read_text("utf-8").replace("<!-- recipes -->", table)
+        text = self.by_hand("results.md").replace("<!-- recipes -->", table)
         rows = "\n".join(f"* {{doc}}`/results/{name}`" for name in pages)
-        self.write("results/index.md", f"{text}\n{rows}\n\n{tree(list(pages))}", self.root / "README.md")
-        text = (self.docs / "methods.md").read_text("utf-8").replace("<!-- recipes -->", table)
+        text += f"\n{rows}\n\n{tree(list(pages))}"
+        self.write("results/index.md", text, self.root / "README.md")
+        text = self.by_hand("methods.md").replace("<!-- recipes -->", table)
         self.write("methods.md", text, self.root / "README.md")
 
-    def all(self, whole: bool) -> None:
-        """Write everything; ``whole`` adds the API and the results to the course.
+    def all(self) -> None:
+        """Write everything.
 
         Raises:
             ValueError: a line for everything that is wrong.
         """
         self.course()
         pages = ["course"]
-        if whole:
+        if self.whole:
             self.reference()
             self.results()
             pages += ["methods", "results/index", "api/index"]
-        pages += [Path(name).stem for name in self.sheets.values()]
-        self.write("index.md", (self.docs / "index.md").read_text("utf-8") + tree(pages))
+        pages += [TITLES[name] for name in self.sheets.values()]
+        self.write("index.md", self.by_hand("index.md") + tree(pages))
         for name, file in self.links.carried.items():
             (self.folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(file, self.folder / name)

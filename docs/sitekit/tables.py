@@ -1,4 +1,4 @@
-"""The pages of results, made from benchmarks/results/*.json by the generators of README's tables."""
+"""The pages of results, made from benchmarks/results/*.json by README's generators."""
 
 import json
 import sys

@@ -8,7 +8,6 @@ term, under any of its names, becomes a link; the notebooks themselves need no m
 import re
 
 from docutils import nodes
-from sphinx.addnodes import pending_xref
 from sphinx.transforms.post_transforms import SphinxPostTransform
 
 ENTRY = re.compile(r"^### (.+)\n+((?:(?!^##).*\n?)+)", re.MULTILINE)
@@ -72,42 +71,44 @@ def pattern(terms: list[str]) -> re.Pattern:
 class Mentions(SphinxPostTransform):
     """Make the first mention of every term in a lesson a link to the glossary."""
 
-    default_priority = 5  # before Sphinx resolves references, at 10
+    default_priority = 200
 
     def run(self, **kwargs: object) -> None:
         """Link the terms of one page."""
-        if not self.env.docname.startswith("notebooks/"):
+        page = self.env.docname
+        if not page.startswith("notebooks/") or "glossary" not in self.env.found_docs:
             return
-        entries = self.env.get_domain("std")._terms  # lower-case name -> (page, anchor)
-        known = [term for kind, term in self.env.get_domain("std").objects if kind == "term"]
-        search = pattern([term for term in known if term.lower() not in PLAIN])
-        met: set[tuple[str, str]] = set()
-        for text in list(self.document.findall(nodes.Text)):
-            if not self._prose(text):
-                continue
+        anchors = self.anchors()
+        home = self.app.builder.get_relative_uri(page, "glossary")
+        search = pattern([name for name in anchors if name.lower() not in PLAIN])
+        anchors = {name.lower(): anchor for name, anchor in anchors.items()}
+        met: set[str] = set()
+        for text in [node for node in self.document.findall(nodes.Text) if in_prose(node)]:
             pieces, end, words = [], 0, text.astext()
             for match in search.finditer(words):
-                target = " ".join(re.split(r"[-\s]", match["name"].lower()))
-                target = target if target in entries else match["name"].lower()
-                if target not in entries or entries[target] in met:
-                    continue
-                met.add(entries[target])
-                pieces += [nodes.Text(words[end : match.start()]), self._link(match[0], target)]
-                end = match.end()
+                name = match["name"].lower().replace("\n", " ")
+                anchor = anchors.get(name) or anchors[name.replace("-", " ")]
+                if anchor not in met:
+                    met.add(anchor)
+                    link = nodes.reference("", "", refuri=f"{home}#{anchor}", internal=True)
+                    link += nodes.inline(match[0], match[0], classes=["term"])
+                    pieces += [nodes.Text(words[end : match.start()]), link]
+                    end = match.end()
             if pieces:
                 text.parent.replace(text, [*pieces, nodes.Text(words[end:])])
 
-    def _prose(self, node: nodes.Node) -> bool:
-        """Say whether a text stands in a paragraph, and in no heading, table, code or link."""
-        within = False
-        while node := node.parent:
-            if isinstance(node, ASIDE):
-                return False
-            within |= isinstance(node, nodes.paragraph)
-        return within
+    def anchors(self) -> dict[str, str]:
+        """Return every name of every term with the anchor of the term's first name."""
+        entries = self.env.get_doctree("glossary").findall(nodes.definition_list_item)
+        terms = [[part for part in entry if isinstance(part, nodes.term)] for entry in entries]
+        return {name.astext(): group[0]["ids"][0] for group in terms for name in group}
 
-    def _link(self, words: str, target: str) -> pending_xref:
-        link = pending_xref("", refdomain="std", reftype="term", reftarget=target, refexplicit=True)
-        link["refdoc"] = self.env.docname
-        link += nodes.inline(words, words, classes=["term"])
-        return link
+
+def in_prose(node: nodes.Node) -> bool:
+    """Say whether a text stands in a paragraph, and in no heading, table, code or link."""
+    within = False
+    while node := node.parent:
+        if isinstance(node, ASIDE):
+            return False
+        within |= isinstance(node, nodes.paragraph)
+    return within

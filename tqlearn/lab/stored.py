@@ -5,7 +5,9 @@ What is made from the notebooks (the site, the teacher's set) then needs the ver
 """
 
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import nbformat
 from nbformat import NotebookNode
@@ -19,3 +21,22 @@ def committed(path: Path) -> NotebookNode | None:
     except OSError:  # there is no git, or no such folder
         return None
     return nbformat.reads(shown.stdout.decode(), as_version=4) if shown.returncode == 0 else None
+
+
+def usable(path: Path, make: Callable[[NotebookNode], Any]) -> tuple[Any, str]:
+    """Return what ``make`` makes of a notebook, and a remark if it had to take the committed one.
+
+    Raises:
+        ValueError: ``make`` refuses both; the message is the one on the notebook in the checkout.
+    """
+    try:
+        return make(nbformat.read(path, as_version=4)), ""
+    except ValueError as error:
+        kept = committed(path)
+        if kept is None:
+            raise
+        try:
+            made = make(kept)
+        except ValueError:
+            raise error from None
+        return made, f"(as it was committed, because in the one here {error})"
