@@ -3,8 +3,10 @@
 import pytest
 
 pytestmark = pytest.mark.browser
-SHOWN = ("index", "course", "notebooks/02_tensor_train", "notebooks/07_block_pruning", "glossary",
-         "instructors", "methods", "results/index", "results/latency", "api/index", "api/tqlearn")  # fmt: skip
+LESSONS = ("02_tensor_train", "07_block_pruning")
+SHOWN = [f"notebooks/{lesson}" for lesson in LESSONS]
+SHOWN += ["index", "course", "glossary", "instructors", "methods", "results/index"]
+SHOWN += ["results/latency", "api/index", "api/tqlearn"]
 CONTRAST = """selector => {
   const channel = c => (c /= 255) <= .04045 ? c / 12.92 : ((c + .055) / 1.055) ** 2.4;
   const light = rgb => .2126 * channel(rgb[0]) + .7152 * channel(rgb[1]) + .0722 * channel(rgb[2]);
@@ -40,7 +42,7 @@ def browser(chromium):
 
 @pytest.fixture
 def tab(browser, request):
-    """A tab of the width and color scheme that a test asks for; ``tab.asked`` lists all requests."""
+    """A tab of the width and color scheme that a test asks for; ``asked`` lists its requests."""
     width, scheme = getattr(request, "param", (1280, "light"))
     page = browser.new_page(viewport={"width": width, "height": 1000}, color_scheme=scheme)
     page.asked, page.errors = [], []

@@ -12,9 +12,9 @@ from sphinx.transforms.post_transforms import SphinxPostTransform
 
 ENTRY = re.compile(r"^### (.+)\n+((?:(?!^##).*\n?)+)", re.MULTILINE)
 # words that mean something else just as often; they have an entry, but no link leads there unasked
-PLAIN = {"code", "edit", "mode", "plan", "step", "tensor"}
+PLAIN = {"code", "factor", "range", "tensor"}
 ASIDE = (nodes.title, nodes.table, nodes.reference, nodes.literal, nodes.literal_block, nodes.math,
-         nodes.math_block, nodes.raw, pending_xref)  # fmt: skip
+         nodes.math_block, nodes.raw)  # fmt: skip
 
 
 def names(heading: str) -> list[str]:
