@@ -226,7 +226,8 @@ def test_links_of_the_web_are_left_alone():
 
 
 MODULES = {
-    "__init__": """'Top.'; from . import inner; from .inner import Part; __all__ = ["Part", "inner"]
+    "__init__": """'Top.'; from . import inner; from .inner import Part; N = 3
+__all__ = ["Part", "inner", "N"]
 """,
     "inner/__init__": """'Map.'; from .one import *; SIZE = 3; __all__ = ["Part", "part", "SIZE"]
 """,
@@ -253,7 +254,7 @@ def test_api_pages_of_any_package(tmp_path, monkeypatch):
     described = {name: re.findall(r"^\.\. auto(\w+):: (.+)$", text, re.M)
                  for name, text in pages.items()}  # fmt: skip
     assert described == {
-        "sample": [("exception", "sample.Part")],
+        "sample": [("data", "sample.N"), ("exception", "sample.Part")],
         "sample.flat": [("function", "sample.flat.shown")],
         "sample.inner": [("function", "sample.inner.part"), ("data", "sample.inner.SIZE")],
         "sample.loose": [("function", "sample.loose.leaf.fallen")],

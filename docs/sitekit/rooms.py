@@ -26,9 +26,9 @@ class Room:
 def public(module: ModuleType) -> dict[str, object]:
     """Return public name -> object of a module, modules left out.
 
-    >>> import bisect
-    >>> sorted(public(pkgutil))[:2]
-    ['ModuleInfo', 'extend_path']
+    >>> import textwrap
+    >>> list(public(textwrap))
+    ['dedent', 'fill', 'indent', 'shorten', 'TextWrapper', 'wrap']
     """
     names = getattr(module, "__all__", None)
     if names is None:
@@ -72,7 +72,8 @@ def described(found: Room, level: int, seen: dict[int, str]) -> list[str]:
     own, rows = [], ["| | |", "|---|---|"]
     for name, value in found.names.items():
         full = f"{found.name}.{name}"
-        here = seen.setdefault(id(value), full) == full
+        alone = directive(value) == "autodata"  # equal constants are often one object
+        here = alone or seen.setdefault(id(value), full) == full
         target = full if here else seen[id(value)]
         rows.append(f"| {{py:obj}}`{name} <{target}>` | {first_line(value)} |")
         if here:
