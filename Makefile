@@ -29,7 +29,7 @@ help:
 	@echo 'make recipes    run the six recipes on the data in the package, minutes each'
 	@echo 'make bench      run every script in benchmarks/ (hours; BENCH=--quick for minutes)'
 	@echo 'make notebooks  run the notebooks and store their outputs'
-	@echo 'make book       write the course as a static site to _site/'
+	@echo 'make book       build the documentation site in _site/'
 	@echo 'make teach      write assignments, hidden tests and solutions for nbgrader to teaching/'
 	@echo 'make lock       write requirements.lock and environment.yml from what $(VENV) holds'
 	@echo 'make clean      remove $(VENV) and everything else that was built'
@@ -83,7 +83,7 @@ notebooks: $(STAMP)
 	@$(BIN)/python -m tqlearn.lab.instructors
 
 book: $(STAMP)
-	@$(BIN)/python -m tqlearn.lab.book
+	@$(BIN)/python docs
 
 teach: $(STAMP)
 	@$(BIN)/python -m tqlearn.lab.teach

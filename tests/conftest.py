@@ -7,11 +7,13 @@ with ``TQLEARN_REQUIRE=1`` (set in CI) it fails instead: a green run there has t
 """
 
 import functools
+import hashlib
 import importlib.util
 import json
 import os
 import runpy
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -164,3 +166,31 @@ def tiny_minilm(monkeypatch, tiny_encoder):
     from tqlearn import teachers
 
     monkeypatch.setattr(teachers, "_minilm_folder", lambda path: (tiny_encoder, "a tiny one"))
+
+
+@pytest.fixture(scope="session")
+def site() -> Path:
+    """The documentation site, built once for all test processes and built anew if anything changed.
+
+    It lies in test-results/site afterwards, to be looked at.
+    """
+    from filelock import FileLock
+
+    root = Path(__file__).parents[1]
+    folder = root / "test-results"
+    folder.mkdir(exist_ok=True)
+    out, stamp = folder / "site", folder / "site.sha256"
+    with FileLock(folder / "site.lock"):
+        digest = hashlib.sha256()
+        for part in ("docs", "notebooks", "tqlearn", "benchmarks", "requirements.lock"):
+            files = [f for f in sorted((root / part).rglob("*")) if "__pycache__" not in f.parts]
+            for file in [root / part, *files]:
+                if file.is_file():
+                    digest.update(str(file).encode() + hashlib.sha256(file.read_bytes()).digest())
+        if not (stamp.is_file() and stamp.read_text() == digest.hexdigest() and out.is_dir()):
+            stamp.unlink(missing_ok=True)
+            command = [sys.executable, str(root / "docs"), "--out", str(out)]
+            run = subprocess.run(command, cwd=root, capture_output=True, text=True)
+            assert run.returncode == 0, run.stdout + run.stderr
+            stamp.write_text(digest.hexdigest())
+    return out

@@ -13,7 +13,7 @@ class Page(HTMLParser):
 
     def handle_starttag(self, tag, attrs):
         self.tags.append((tag, dict(attrs)))
-        self.inside += [tag] if tag in ("pre", "code", "math", "title", "style") else []
+        self.inside += [tag] if tag in ("pre", "code", "math", "title", "style", "script") else []
 
     def handle_endtag(self, tag):
         if self.inside and self.inside[-1] == tag:

@@ -1,18 +1,24 @@
-"""The static site of planted notebooks: every fault is named, every output has its place."""
+"""The documentation site of planted notebooks: every fault is named, every output has its place."""
 
 import base64
 import re
+import subprocess
+import sys
 from pathlib import Path
+from types import ModuleType
 
 import nbformat
 import pytest
 from html_page import Page
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+from sitekit import rooms, terms
+from sitekit.formulas import mathml
+from sitekit.links import Links
+from sitekit.stage import Stage
 
-from tqlearn.lab.book import build_book
-from tqlearn.lab.book.__main__ import main
-from tqlearn.lab.book.formulas import mathml
-from tqlearn.lab.book.links import Links
+from tqlearn.lab import exercises
+from tqlearn.lab.build import METADATA
+from tqlearn.lab.plots import PLOTLY
 
 ROOT = Path(__file__).parents[2]
 HEADER = """# A {name}
@@ -22,140 +28,239 @@ one fault.**
 
 | | |
 |---|---|
+| Goals | see it |
+| Prerequisites | nothing |
 | Time | 7 minutes to read; <!--spent-->about 3 CPU-seconds, 0.1 GiB<!--/spent--> to run |
 """
 PNG = base64.b64encode(b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR" + (30).to_bytes(4) + (20).to_bytes(4))
 
 
 def plant(tmp_path: Path, *cells, name: str = "01_planted", header: str = HEADER) -> Path:
-    """Write a notebook into a repository of its own."""
+    """Write a notebook into a repository of its own; a dict is an output, a pair has its source."""
     file = tmp_path / "repo" / "notebooks" / f"{name}.ipynb"
     file.parent.mkdir(parents=True, exist_ok=True)
     made = [new_markdown_cell(header.format(name=name))]
     for cell in cells:
-        if isinstance(cell, dict):
-            made.append(new_code_cell("1", outputs=[new_output("display_data", cell)]))
-        else:
+        if isinstance(cell, str):
             made.append(new_markdown_cell(cell))
-    nbformat.write(new_notebook(cells=made), file)
+        else:
+            source, data = cell if isinstance(cell, tuple) else ("1", cell)
+            made.append(new_code_cell(source, outputs=[new_output("display_data", data)]))
+    nbformat.write(new_notebook(cells=made, metadata=METADATA), file)
     return file
 
 
-def built(tmp_path: Path, *cells, **options) -> Page:
-    """Build a planted notebook alone and read its page."""
-    build_book([plant(tmp_path, *cells, **options)], tmp_path / "site")
-    return Page((tmp_path / "site" / "01_planted.html").read_text("utf-8"))
+def command(tmp_path: Path) -> subprocess.CompletedProcess:
+    """Build the planted repository's course, as on the command line."""
+    run = [sys.executable, "docs", "--course", str(tmp_path / "repo"), "--out"]
+    return subprocess.run(
+        [*run, str(tmp_path / "site")], cwd=ROOT, capture_output=True, text=True, timeout=300
+    )
 
 
-FAULTS = {
-    "file": ("[x](nowhere.ipynb)", "01_planted.ipynb links to nowhere.ipynb, which does not exist"),
-    "anchor": ("## Here\n\n[x](#there)", "01_planted.html: it links to #there, but .* no such"),
-    "raw": ('<a href="y.ipynb">x</a>', "01_planted.html: it links to y.ipynb, which is not"),
-    "outside": ("[x](../../secret.txt)", "lies outside"),
-    "formula": (
-        r"$\nosuch{x}$",
-        r"01_planted.ipynb: the formula \$\\nosuch{x}\$ cannot .* unknown",
-    ),
-    "dollar": ("$$ x", "01_planted.html: a formula is left as text"),
-    "words": ({"image/png": PNG.decode()}, "01_planted.ipynb, cell 1: a picture without words"),
-    "kind": ({"image/jpeg": "x", "text/plain": "y"}, "cell 1: the output is .*image/jpeg"),
-    "script": ({"text/html": "<script>1</script>"}, "it holds a script"),
-    "fetch": ({"text/html": '<img alt="x" src="https://a.b/c.png">'}, "<img src> fetches"),
-    "picture": ("![x](https://a.b/c.png)", "has to be a file of the repository"),
+AT_ONCE = {  # named before Sphinx begins
+    "file": ("[x](nowhere.ipynb)", "file.ipynb links to nowhere.ipynb, which does not exist"),
+    "outside": ("[x](../../secret.txt)", "outside.ipynb links to .*secret.txt, which lies outside"),
+    "words": ({"image/png": PNG.decode()}, "words.ipynb, cell 1: a picture without words"),
+    "kind": ({"image/jpeg": "x", "text/plain": "y"}, "kind.ipynb, cell 1: the .*image/jpeg"),
+    "script": ({"text/html": "<script>1</script>"}, "script.ipynb, cell 1: .* a script"),
+    "picture": ("![x](https://a.b/c.png)", "picture.ipynb shows .* a file of the repository"),
+    "mute": ("![](x.png)", "mute.ipynb shows the picture x.png: a picture needs a text"),
+    "bare": ({PLOTLY: {"data": []}, "text/plain": "y"}, "bare.ipynb: 1 figures have lost"),
+}
+IN_PAGES = {  # seen by Sphinx, or by reading what it made
+    "anchor": ("## Here\n\n[x](#there)", "anchor.ipynb.*there"),
+    "elsewhere": ("[x](01_anchor.ipynb#nowhere)", "elsewhere.ipynb.*nowhere"),
+    "raw": ('<a href="y.ipynb">x</a>', "raw.html: it links to y.ipynb, which is not"),
+    "formula": (r"$\nosuch{x}$", r"formula.ipynb.*the formula \$\\nosuch{x}\$ cannot .* unknown"),
+    "dollar": ("$$ x", "dollar.html: a formula is left as text"),
+    "fetch": ({"text/html": '<img alt="x" src="https://a.b/c.png">'}, "fetch.html: <img src> fe"),
+    "mute": ({"text/html": '<img src="data:,">'}, "mute.html: the picture data:, has no alt"),
 }
 
 
-@pytest.mark.parametrize("fault", FAULTS)
-def test_a_fault_is_named_and_nothing_written(tmp_path, fault, capsys):
-    cell, message = FAULTS[fault]
+def test_faults_of_notebooks_are_all_named(tmp_path):
     (tmp_path / "secret.txt").touch()
-    file = plant(tmp_path, cell)
-    assert main([str(file), "--out", str(tmp_path / "site")]) == 1
-    complaint = capsys.readouterr().err
-    assert "The book was not written" in complaint and re.search(message, complaint), complaint
-    assert not (tmp_path / "site").exists()
+    for number, (fault, (cell, _)) in enumerate(AT_ONCE.items()):
+        if fault == "mute":
+            (tmp_path / "repo" / "notebooks" / "x.png").write_bytes(base64.b64decode(PNG))
+        plant(tmp_path, cell, name=f"{number:02}_{fault}")
+    with pytest.raises(ValueError) as found:
+        Stage(tmp_path / "repo", tmp_path / "source", whole=False).course()
+    lines = str(found.value).splitlines()
+    assert len(lines) == len(AT_ONCE)
+    for line, (_, message) in zip(lines, AT_ONCE.values(), strict=True):
+        assert re.search(message, line)
+
+
+def test_faults_of_pages_are_all_named_and_an_earlier_site_stays(tmp_path):
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / ".tqlearn-site").touch()
+    for number, (fault, (cell, _)) in enumerate(IN_PAGES.items(), 1):
+        plant(tmp_path, cell, name=f"{number:02}_{fault}")
+    run = command(tmp_path)
+    assert run.returncode == 1 and run.stderr.startswith("The site was not written.\n")
+    for _, message in IN_PAGES.values():
+        assert re.search(message, run.stderr), (message, run.stderr)
+    assert len(run.stderr.splitlines()) == 1 + len(IN_PAGES) + 2, "the anchors are named twice"
+    assert [file.name for file in (tmp_path / "site").iterdir()] == [".tqlearn-site"]
 
 
 def test_a_header_must_tell_the_map(tmp_path):
-    for word, missing in (("# A", "title"), ("**", "promise"), ("minutes", "minutes")):
-        with pytest.raises(ValueError, match=f"01_planted.ipynb: the course map needs .*{missing}"):
-            built(tmp_path, header=HEADER.replace(word, ""))
-    with pytest.raises(ValueError, match="needs the cpu seconds"):
-        built(tmp_path, header=HEADER.replace("about 3", "some"))
+    for word, missing in (("**", "a promise"), ("minutes", "Time"), ("about 3", "Time"),
+                          ("| Goals", "Goals")):  # fmt: skip
+        plant(tmp_path, header=HEADER.replace(word, ""))
+        with pytest.raises(ValueError, match=f"header of 01_planted.ipynb needs .*{missing}"):
+            Stage(tmp_path / "repo", tmp_path / "source", whole=False).course()
 
 
-def test_links_between_pages_files_and_folders(tmp_path):
+@pytest.fixture(scope="module")
+def planted(tmp_path_factory) -> tuple[Path, Page]:
+    """A sound site with one of everything, and the page of its first lesson."""
+    tmp_path = tmp_path_factory.mktemp("planted")
     results = tmp_path / "repo" / "results"
     results.mkdir(parents=True)
     (results / "a b.json").write_text("{}")
-    (tmp_path / "repo" / "notebooks").mkdir()
-    sheet = "# For you\n\nSee [the page](01_planted.ipynb#Two-words:-one).\n"
-    (tmp_path / "repo" / "notebooks" / "README.md").write_text(sheet)
-    page = built(
-        tmp_path, "## Two words: one\n\n## Two words: one\n",
-        "[json](../results/a%20b.json) [the folder](../results) [guide](README.md) [w](https://a.b)",
-    )  # fmt: skip
-    links = [a["href"] for a in page.all("a")]
-    assert "files/results/a%20b.json" in links and "https://a.b" in links
-    assert (tmp_path / "site" / "files" / "results" / "a b.json").read_text() == "{}"
-    assert "the folder" in page.text and not any(link.endswith("results") for link in links)
-    assert links.count("instructors.html") == 2  # in the bar and in the text
-    guide = (tmp_path / "site" / "instructors.html").read_text()
-    assert 'href="01_planted.html#two-words-one"' in guide and "01_planted.html#x" not in guide
-    assert {"two-words-one", "two-words-one-1"} <= {tag.get("id") for _, tag in page.tags}
-    assert not list((tmp_path / "site").glob("glossary*"))
-
-
-def test_tables_scroll_and_an_empty_head_goes(tmp_path):
-    page = built(tmp_path, "| a | b |\n|---|---|\n| $x$ | y |")
-    assert page.html.count('<div class="wide"><table>') == len(page.all("table")) == 2
-    assert len(page.all("thead")) == 1  # the header's table has none
-
-
-def test_outputs_of_every_kind(tmp_path):
-    box = '<div style="background:#E6F4EA;color:#202124"><b>TODO 01.1</b></div>'
-    page = built(
+    file = plant(
         tmp_path,
-        {"image/png": PNG.decode(), "text/html": "<p>no</p>", "text/plain": 'Figure: "a" < b'},
-        {"text/html": box, "text/plain": "TODO 01.1 not attempted"},
+        "## Two words: one\n\n## Two words: one\n\n$x$",
+        "[json](../results/a%20b.json) [the folder](../results) [guide](README.md) [w](https://a.b)"
+        "\n\n`[code](nowhere)`\n\n```\n[code](nowhere)\n```",
+        "| a | b |\n|---|---|\n| $x$ | y |",
+        "Ranks and *low-rank* pairs; a `rank` is a RANK.\n\nThe core's rank. TTs, tt, core-y.",
+        ("_explorer(1)", {"image/png": PNG.decode(), "text/plain": 'Figure: "a" < b',
+                          "text/html": "<p>no</p>", PLOTLY: {}}),
+        {"text/html": "<b>TODO 01.1</b>", "text/plain": "TODO 01.1 not attempted"},
         {"text/plain": "<plain>"},
         {"text/latex": "$$w^2$$", "text/plain": "w"},
+        ('check("00.1", f)', {"text/plain": "TODO"}),
+    )  # fmt: skip
+    folder = file.parent
+    (folder / "README.md").write_text("# For you\n\n[x](01_planted.ipynb#Two-words:-one).\n")
+    (folder / "glossary.md").write_text(
+        "# Glossary\n\n## A\n\n### core\n\nA\nblock.\n\n### low rank (LR), low-rank pair\n\nB.\n\n"
+        "### rank\n\n$r$.\n\n### tensor train (TT)\n\nA chain.\n"
     )
-    assert page.all("img")[0]["alt"] == 'Figure: "a" < b'
-    assert "no" not in page.text.split() and "<b>TODO 01.1</b>" in page.html
+    plant(tmp_path, "A rank.", name="02_next")
+    run = command(tmp_path)
+    assert run.returncode == 0, run.stderr
+    assert "2 lessons" in run.stdout
+    html = (tmp_path / "site" / "notebooks" / "01_planted.html").read_text("utf-8")
+    return tmp_path / "site", Page(html)
+
+
+def test_links_between_pages_files_and_folders(planted):
+    site, page = planted
+    links = [a["href"] for a in page.all("a") if "href" in a]
+    (json,) = [link for link in links if "json" in link]
+    assert (site / "notebooks" / json.replace("%20", " ")).read_text() == "{}"
+    assert "the folder" in page.text and not any(link.endswith("results") for link in links)
+    assert "https://a.b" in links and "../instructors.html" in links
+    assert re.sub("<[^>]+>", "", page.html).count("[code](nowhere)") == 2, "code stays as it is"
+    guide = (site / "instructors.html").read_text()
+    assert 'href="notebooks/01_planted.html#two-words-one"' in guide
+    assert {"two-words-one"} <= {tag.get("id") for _, tag in page.tags}
+
+
+def test_tables_scroll_and_an_empty_head_goes(planted):
+    assert len(planted[1].all("table")) == 2 and len(planted[1].all("thead")) == 1
+    assert planted[1].html.count("pst-scrollable-table-container") == 2
+
+
+def test_outputs_of_every_kind(planted):
+    _, page = planted
+    (image,) = page.all("img")
+    assert image["alt"] == 'Figure: "a" < b' and "explorer's first setting" in page.text
+    assert "<p>no</p>" not in page.html and "<b>TODO 01.1</b>" in page.html
     assert "not attempted" not in page.html and "&lt;plain&gt;" in page.html
-    assert len(page.all("math")) == 1
+    assert len(page.all("math")) == 3
 
 
-def test_a_folder_that_is_no_book_stays(tmp_path):
+def test_hints_and_solution_are_folded(planted):
+    exercise = exercises.find("00.1")
+    _, hints, solution = planted[1].html.split("<details>")
+    hints, solution = (part.split("</details>")[0] for part in (hints, solution))
+    words = re.sub(r"<[^>]+>", "", solution)
+    assert exercise.name in words and exercise.name in exercise.solution
+    assert Page(hints).all("li") and len(Page(hints).all("li")) == len(exercise.hints)
+
+
+def test_first_mentions_lead_to_the_glossary(planted):
+    site, page = planted
+    found = re.findall(r'glossary.html#(term-[^"]+)"[^>]*><span class="term[^>]*>(.+?)<', page.html)
+    assert found == [
+        ("term-rank", "Ranks"),
+        ("term-low-rank", "low-rank"),
+        ("term-core", "core"),
+        ("term-tensor-train", "TTs"),
+    ]
+    assert "term-rank" in (site / "notebooks" / "02_next.html").read_text()
+    ids = {tag.get("id") for _, tag in Page((site / "glossary.html").read_text()).tags}
+    assert {"term-core", "term-low-rank", "term-LR", "term-TT"} <= ids
+
+
+def test_a_glossary_without_terms_and_the_longest_name_first():
+    assert terms.glossary("# Glossary\n\nNothing yet.") == "# Glossary\n\nNothing yet."
+    find = terms.pattern(["rank", "low rank", "2:4", "TT", "TT-SVD"]).finditer
+    text = "A low\nrank at 12:45, 2:4, TT-SVD, TTM, att, shrank, rank."
+    assert [match[0] for match in find(text)] == ["low\nrank", "2:4", "TT-SVD", "rank"]
+
+
+def test_a_folder_that_is_no_site_stays(tmp_path):
     mine = tmp_path / "site" / "diary.txt"
     mine.parent.mkdir()
     mine.write_text("dear diary")
-    with pytest.raises(ValueError, match="holds something that is not a book"):
-        built(tmp_path)
+    plant(tmp_path)
+    run = command(tmp_path)
+    assert run.returncode == 1 and "something that is not a site" in run.stderr
     assert mine.read_text() == "dear diary"
-    mine.unlink()
-    built(tmp_path)
-    (tmp_path / "site" / "01_old.html").touch()
-    built(tmp_path)
-    assert not (tmp_path / "site" / "01_old.html").exists()
 
 
-def test_a_book_is_made_of_one_folder(tmp_path):
-    with pytest.raises(ValueError, match="lie in 0"):
-        build_book([], tmp_path / "site")
-    with pytest.raises(ValueError, match="lie in 2"):
-        build_book([plant(tmp_path), ROOT / "notebooks" / "x.ipynb"], tmp_path / "site")
-
-
-def test_command_line(tmp_path, capsys):
-    file = plant(tmp_path, "$x$")
-    assert main([str(file), "--out", str(tmp_path / "site")]) == 0
-    assert "1 notebooks, 0 figures, 1 formulas" in capsys.readouterr().out
+def test_a_site_needs_notebooks(tmp_path):
+    with pytest.raises(ValueError, match="there is no notebook in .*notebooks"):
+        Stage(tmp_path, tmp_path / "source", whole=False).course()
 
 
 def test_links_of_the_web_are_left_alone():
     assert Links(ROOT, {}).resolve("https://a.b/c#D", ROOT / "x.md") == "https://a.b/c#D"
+
+
+MODULES = {
+    "__init__": """'Top.'; from . import inner; from .inner import Part; N = 3
+__all__ = ["Part", "inner", "N"]
+""",
+    "inner/__init__": """'Map.'; from .one import *; SIZE = 3; __all__ = ["Part", "part", "SIZE"]
+""",
+    "inner/one": 'def part():\n    """A part."""\nclass Part(Exception):\n    """One | two."""',
+    "flat": "import json\nLIMIT = 2\ndef shown():\n    pass\ndef _hidden():\n    pass",
+    "loose/__init__": "",
+    "loose/leaf": "def fallen():\n    pass",
+    "_private": "def secret():\n    pass",
+}
+
+
+def test_api_pages_of_any_package(tmp_path, monkeypatch):
+    """Lists of names, modules without one, packages without one; each thing described once."""
+    for name, text in MODULES.items():
+        file = tmp_path / "sample" / f"{name}.py"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
+    import sample
+
+    assert isinstance(sample, ModuleType)
+    pages = rooms.pages(sample)
+    assert list(pages) == ["sample", "sample.flat", "sample.inner", "sample.loose"]
+    described = {name: re.findall(r"^\.\. auto(\w+):: (.+)$", text, re.M)
+                 for name, text in pages.items()}  # fmt: skip
+    assert described == {
+        "sample": [("data", "sample.N"), ("exception", "sample.Part")],
+        "sample.flat": [("function", "sample.flat.shown")],
+        "sample.inner": [("function", "sample.inner.part"), ("data", "sample.inner.SIZE")],
+        "sample.loose": [("function", "sample.loose.leaf.fallen")],
+    }
+    assert "| {py:obj}`Part <sample.Part>` | One \\| two. |" in pages["sample.inner"]
+    assert "## sample.loose.leaf" in pages["sample.loose"] and "Map." in pages["sample.inner"]
 
 
 DRAWN = {

@@ -10,8 +10,9 @@
     teaching/README.md                         the commands to hand out, collect and grade
 
 All of it is made from the learners' notebooks and ``tqlearn.lab.exercises``; what stands under
-``source`` and ``solved`` is written anew each time. Nothing is written unless every lesson is in
-order.
+``source`` and ``solved`` is written anew each time. A notebook whose exercises somebody has solved
+in place is read as it was committed, and the output says so. Nothing is written unless every lesson
+is in order.
 """
 
 import argparse
@@ -30,6 +31,7 @@ from nbformat import NotebookNode
 from . import exercises
 from .build import NOTEBOOKS, WIDGET, execute, tagged
 from .exercises import Exercise
+from .stored import usable
 
 HIDDEN_SEEDS = (1, 2)  # the learner's own check uses seed 0
 TOOLS = "from tqlearn.lab.check import "
@@ -191,18 +193,19 @@ def _write(nb: NotebookNode, path: Path) -> None:
     nbformat.write(nb, path)
 
 
-def write(paths: list[Path], out: Path, run: bool = False) -> list[str]:
-    """Write the folder for some notebooks, and return the names of their lessons.
+def write(paths: list[Path], out: Path, run: bool = False) -> dict[str, str]:
+    """Write the folder for some notebooks, and return lesson -> remark, empty if there is none.
 
     Raises:
         ValueError: a notebook is not in order, or none has exercises; nothing is written.
         nbclient.exceptions.CellExecutionError: with ``run``, a cell raised.
     """
-    sets = {}
+    sets, remarks = {}, {}
     for path in paths:
-        nb, number = nbformat.read(path, as_version=4), path.stem[:2]
-        if exercises.of(number):
-            sets[path.stem] = graded(nb, number), solved(nb, number)
+        if exercises.of(path.stem[:2]):
+            sets[path.stem], remarks[path.stem] = usable(
+                path, lambda nb, number=path.stem[:2]: (graded(nb, number), solved(nb, number))
+            )
     if not sets:
         names = ", ".join(path.name for path in paths) or "none at all"
         raise ValueError(f"no notebook with exercises was named ({names}); see notebooks/")
@@ -217,7 +220,7 @@ def write(paths: list[Path], out: Path, run: bool = False) -> list[str]:
     config = out / "nbgrader_config.py"
     if not config.exists():
         config.write_text((HANDOUT / "nbgrader_config.txt").read_text("utf-8"), "utf-8")
-    return list(sets)
+    return remarks
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -234,7 +237,7 @@ def main(argv: list[str] | None = None) -> int:
         parser.error(str(error))
     for path in paths:
         done = "written" if path.stem in lessons else "left out: it has no exercises"
-        print(f"{path.name:32} {done}")
+        print(f"{path.name:32} {done} {lessons.get(path.stem, '')}".rstrip())
     print(f"Now read {args.out / 'README.md'}: how to hand out, collect and grade.")
     return 0
 

@@ -13,8 +13,8 @@ try:
     from latex2mathml.converter import convert
 except ImportError as error:
     raise ImportError(
-        "the book draws its formulas with latex2mathml, which is not installed: "
-        "pip install -e '.[teach]'"
+        "the site draws its formulas with latex2mathml, which is not installed: "
+        "pip install -e '.[docs]'"
     ) from error
 
 ENVIRONMENTS = {"array", "cases", "split", "align*", "smallmatrix"}

@@ -1,14 +1,14 @@
 """Read the finished pages and say what is wrong: broken links, calls to a network, raw formulas."""
 
 import re
-from collections.abc import Mapping
 from html.parser import HTMLParser
+from pathlib import Path
 from urllib.parse import unquote
 
 from .links import OUTSIDE
 
-VERBATIM = {"code", "pre", "math", "style", "kbd"}
-RAW = re.compile(r"\$\$|\$[A-Za-z\\]|\\[A-Za-z]+")
+VERBATIM = {"code", "pre", "math", "style", "kbd", "script"}
+RAW = re.compile(r"\$\$|\$(?![A-Z_]{3})[A-Za-z\\]|\\[A-Za-z]+")  # a variable of the shell is none
 FETCH = re.compile(r"(https?:)?//|@import")
 LOADS = {"src", "srcset", "poster", "data", "action", "style"}  # attributes that fetch something
 
@@ -25,20 +25,17 @@ class Reader(HTMLParser):
         self.feed(html)
 
     def handle_starttag(self, tag: str, attrs: list) -> None:
-        """Note a tag's anchor and links; complain of scripts, fetches and pictures without text."""
+        """Note a tag's anchor and links; complain of fetches and of pictures without text."""
         values = {name: value or "" for name, value in attrs}
         if tag in VERBATIM:
             self._open.append(tag)
-        if tag == "script":
-            self.complaints.append("it holds a script; a page has to work without")
         if tag == "img" and not values.get("alt", "").strip():
             self.complaints.append(f"the picture {values.get('src', '')[:60]} has no alt text")
         for name in LOADS & set(values):
             if FETCH.match(values[name]) or name == "style" and FETCH.search(values[name]):
                 self.complaints.append(f"<{tag} {name}> fetches {values[name]}")
-        if "id" in values:
-            self.anchors.add(values["id"])
-        address = values.get("href") or (values.get("src") if tag == "img" else None)
+        self.anchors |= {values["id"]} if "id" in values else set()
+        address = values.get("href") or (values.get("src") if tag in ("img", "script") else None)
         if address and not address.startswith("data:"):
             if tag == "link" and FETCH.match(address):
                 self.complaints.append(f"<link> fetches {address}")
@@ -59,25 +56,22 @@ class Reader(HTMLParser):
             self.complaints.append(f"a formula is left as text: {near!r}")
 
 
-def proofread(pages: Mapping[str, str], files: set[str]) -> list[str]:
-    """Return one line per mistake; an empty list means that the site is sound.
-
-    Args:
-        pages: name to HTML.
-        files: names of everything else in the site.
-
-    >>> proofread({"a.html": '<p id="x"><a href="b.html">b</a> <a href="#x">x</a>'}, set())
-    ['a.html: it links to b.html, which is not in the site']
-    """
-    read = {name: Reader(html) for name, html in pages.items()}
+def proofread(site: Path) -> list[str]:
+    """Return one line per mistake in a folder of pages; an empty list means that it is sound."""
+    site = site.resolve()
+    files = [file for file in sorted(site.rglob("*.html")) if "_static" not in file.parts]
+    read = {file: Reader(file.read_text("utf-8")) for file in files}
     complaints = []
-    for name, reader in read.items():
+    for file, reader in read.items():
+        name = file.relative_to(site).as_posix()
         complaints += [f"{name}: {complaint}" for complaint in reader.complaints]
         for link in reader.links:
-            target, _, anchor = unquote(link).partition("#")
-            target = target or name
-            if target not in read and target not in files:
+            address, _, anchor = unquote(link).partition("#")
+            address = address.partition("?")[0]
+            target = (file.parent / address).resolve() if address else file
+            if not target.is_relative_to(site) or not target.is_file():
                 complaints.append(f"{name}: it links to {link}, which is not in the site")
             elif anchor and target in read and anchor not in read[target].anchors:
-                complaints.append(f"{name}: it links to {link}, but {target} has no such heading")
+                place = target.relative_to(site).as_posix()
+                complaints.append(f"{name}: it links to {link}, but {place} has no such heading")
     return complaints
