@@ -90,7 +90,8 @@ def rounded(text: str, value, form: str):
 
 def _write(entry: dict) -> None:
     try:
-        entry["sides"] = [float(side) for side in entry["sides"]]
+        sides = [getattr(side, "detach", lambda side=side: side)() for side in entry["sides"]]
+        entry["sides"] = [float(side) for side in sides]
     except (TypeError, ValueError, RuntimeError):
         return  # whole tensors, words
     with open(os.environ[FILE], "a") as file:
