@@ -227,7 +227,7 @@ def test_canary_over_budget_is_red(tmp_path):
     shutil.copy(CANARY / "right.ipynb", tmp_path)
     result = nbval(tmp_path / "right.ipynb")
     assert result.returncode == 1 and "above the cap of 0 CPU-seconds" in result.stdout
-    line = r"right.ipynb +\d+\.\d CPU-seconds, \d\.\d\d GiB, \d+\.\d scaled \(this machine: \d+\.\d\d\)"
+    line = r"right.ipynb +\d+\.\d CPU-seconds, \d\.\d\d GiB, \d+\.\d scaled \(this machine: "
     assert re.search(line, result.stdout)
 
 

@@ -156,7 +156,7 @@ def room(entry: dict) -> float:
     sides = entry["sides"]
     if entry["kind"] == "compared":
         return min(abs(a - b) for a, b in zip(sides, sides[1:], strict=False))
-    text, scale = format(sides[0], entry["form"]).strip(), 1.0
+    text, scale = format(sides[0], entry["form"]).strip().replace(",", ""), 1.0
     if text.endswith("%"):
         text, scale = text[:-1], 0.01
     digits, _, power = text.partition("e")
