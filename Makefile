@@ -20,12 +20,13 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 unexport PYTHONDONTWRITEBYTECODE
 export PYDEVD_DISABLE_FILE_VALIDATION = 1
 
-.PHONY: help env lab test test-unit test-notebooks test-browser notebooks book teach recipes bench lock clean
+.PHONY: help env lab test test-unit test-notebooks test-browser test-portable notebooks book teach recipes bench lock clean
 RECIPES = block_pruning deep_compression fullyqt kdlsq_bert kronecker_bert qtc
 
 help:
 	@echo 'make lab        open the course in JupyterLab (the first time: creates $(VENV), minutes)'
 	@echo 'make test       unit tests, every notebook, and the browser tests if there is a Chromium'
+	@echo 'make test-portable   unit tests and notebooks as on older processors, 1 and 2 threads (hours)'
 	@echo 'make recipes    run the six recipes on the data in the package, minutes each'
 	@echo 'make bench      run every script in benchmarks/ (hours; BENCH=--quick for minutes)'
 	@echo 'make notebooks  run the notebooks and store their outputs'
@@ -77,6 +78,20 @@ test-notebooks: $(STAMP)
 
 test-browser: $(STAMP)
 	@$(BIN)/python -m pytest -q -rs -m browser tests
+
+# Less of it:  make test-portable SETS=default THREADS=2 TESTS=tests/factors/test_svd.py NOTEBOOKS=notebooks/04_*.ipynb
+SETS ?= native avx2 default
+THREADS ?= 1 2
+TESTS ?= tests
+NOTEBOOKS ?= notebooks
+test-portable: $(STAMP)
+	@set -e; for set in $(SETS); do for threads in $(THREADS); do \
+	  echo "As on another processor: instruction set $$set, threads: $$threads"; \
+	  export `$(BIN)/python -m tqlearn.lab.portable --env $$set` OMP_NUM_THREADS=$$threads; \
+	  $(BIN)/python -m pytest -q -n 2 --dist loadscope -m "not gpu and not browser and not timing" $(TESTS); \
+	  $(BIN)/python -m pytest -q -n 2 --dist loadscope --nbval-lax --nbval-current-env \
+	    --nbval-sanitize-with tests/nbval_sanitize.cfg --nbval-cell-timeout 300 $(NOTEBOOKS); \
+	  done; done
 
 notebooks: $(STAMP)
 	@$(BIN)/python -m tqlearn.lab.build

@@ -5,7 +5,7 @@ import tempfile
 
 import pytest
 
-from tqlearn.lab.usage import process_usage
+from tqlearn.lab.usage import process_usage, speed
 
 
 def pytest_sessionstart(session):
@@ -23,15 +23,16 @@ def pytest_runtest_teardown(item, nextitem):
     usage = None
     if last and kernel is not None and kernel.is_alive():
         usage = process_usage(kernel.km.provisioner.pid)
-        item.user_properties.append(("usage", f"{item.path.name:32} {usage}"))
+        scaled = f"{usage.scaled(speed()):.1f} scaled (this machine: {speed():.2f})"
+        item.user_properties.append(("usage", f"{item.path.name:40} {usage}, {scaled}"))
     result = yield  # nbval shuts the kernel down here
-    if usage is not None and (complaint := usage.complaint()):
+    if usage is not None and (complaint := usage.complaint(speed())):
         pytest.fail(f"{item.path.name} used {complaint}", pytrace=False)
     return result
 
 
 def pytest_terminal_summary(terminalreporter):
-    """Print CPU-seconds and peak memory of every notebook that was run."""
+    """Print CPU-seconds, raw and scaled, and peak memory of every notebook that was run."""
     reports = [report for group in terminalreporter.stats.values() for report in group]
     lines = [v for r in reports for k, v in getattr(r, "user_properties", []) if k == "usage"]
     if lines:

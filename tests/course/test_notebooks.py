@@ -198,7 +198,8 @@ def test_canary_over_budget_is_red(tmp_path):
     shutil.copy(CANARY / "right.ipynb", tmp_path)
     result = nbval(tmp_path / "right.ipynb")
     assert result.returncode == 1 and "above the cap of 0 CPU-seconds" in result.stdout
-    assert re.search(r"right.ipynb +\d+\.\d CPU-seconds, \d\.\d\d GiB", result.stdout)
+    line = r"right.ipynb +\d+\.\d CPU-seconds, \d\.\d\d GiB, \d+\.\d scaled \(this machine: "
+    assert re.search(line, result.stdout)
 
 
 def test_usage_reads_a_process():
@@ -207,6 +208,14 @@ def test_usage_reads_a_process():
     assert usage.Usage(90.0, 2**30).complaint() is None
     assert "cap" in usage.Usage(91.0, 0).complaint()
     assert "cap" in usage.Usage(0.0, int(1.3 * 2**30)).complaint()
+
+
+def test_a_slow_machine_is_no_failure():
+    slow = usage.Usage(120.0, 0)
+    assert "120.0 CPU-seconds, 0.00 GiB, 120.0 scaled" in slow.complaint()
+    assert slow.complaint(speed=0.7) is None and slow.scaled(0.7) == pytest.approx(84)
+    assert "cap" in slow.complaint(speed=0.8)
+    assert 0.02 < usage.speed() < 20
 
 
 def test_clean_drops_widget_state_and_numbers_the_cells():

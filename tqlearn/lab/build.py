@@ -25,7 +25,7 @@ from nbclient import NotebookClient
 from nbformat import NotebookNode
 
 from .plots import HEIGHT, PLOTLY, WIDTH
-from .usage import Usage, process_usage
+from .usage import Usage, process_usage, speed
 
 NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
 WIDGET = "application/vnd.jupyter.widget-view+json"
@@ -97,9 +97,8 @@ def build(path: Path) -> Usage:
         os.environ["TQLEARN_LEDGER"] = str(Path(fresh) / "ledger.json")
         usage = execute(nb, path.parent)
     clean(nb)
-    spent = (
-        f"about {max(1, round(usage.cpu_seconds))} CPU-seconds, {usage.peak_bytes / 2**30:.1f} GiB"
-    )
+    seconds = max(1, round(usage.scaled(speed())))  # of the processor that the cap is for
+    spent = f"about {seconds} CPU-seconds, {usage.peak_bytes / 2**30:.1f} GiB"
     for cell in nb.cells:
         cell.source = SPENT.sub(f"<!--spent-->{spent}<!--/spent-->", cell.source)
     nbformat.validate(nb)
@@ -118,7 +117,7 @@ def main(argv: list[str] | None = None) -> int:
     complaints = 0
     for path in paths:
         usage = build(path)
-        complaint = usage.complaint()
+        complaint = usage.complaint(speed())
         complaints += bool(complaint)
         print(
             f"{path.name:32} {complaint or usage}, {path.stat().st_size / 1e3:.0f} kB", flush=True

@@ -1,0 +1,44 @@
+"""The table behind notebook 11's answer: nine runs of each student, and what the page says."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tqlearn.lab.portable import INSTRUCTION_SETS
+from tqlearn.lab.results import measured
+
+SCRIPT = Path(__file__).parents[2] / "benchmarks" / "kdlsq_flights.py"
+
+
+def test_the_committed_table_holds_nine_runs_and_what_notebook_11_says():
+    found = {row["model"]: row for row in measured("kdlsq_flights").rows}
+    slots = {name: row["metrics"]["slot_f1"] for name, row in found.items()}
+    students = [name for name in found if name not in ("teacher", "untaught")]
+    for name in students:
+        sets = found[name]["note"].removeprefix("slots ").split("; ")
+        assert [words.split()[0] for words in sets] == [*INSTRUCTION_SETS]
+        assert all(words.count(",") == 2 for words in sets)  # three seeds
+        metrics = found[name]["metrics"]
+        assert metrics["slot_f1_low"] <= metrics["slot_f1"] <= metrics["slot_f1_high"]
+    labels = slots["labels alone"]
+    assert labels > slots["labels alone, rate 0.0001"], "the page takes the better rate"
+    assert labels - slots["untaught"] > slots["teacher"] - labels, "more than half is back"
+    assert 1 < slots["teacher and labels"] - labels < 2, "one and a half points"
+    assert abs(slots["teacher and labels"] - slots["teacher alone"]) < 1
+
+
+@pytest.mark.slow
+def test_kdlsq_flights_script_runs_and_goes_on_where_it_was(tmp_path):
+    out, work = tmp_path / "t.json", tmp_path / "work"
+    work.mkdir()
+    left = [{"intent_accuracy": 98.0, "slot_f1": 76.0}]
+    (work / "native, untaught.json").write_text(json.dumps(left))
+    command = [sys.executable, str(SCRIPT), "--quick", "--out", str(out), "--work", str(work)]
+    subprocess.run(command, check=True, capture_output=True)
+    untaught, taught = json.loads(out.read_text())["rows"]
+    assert untaught["metrics"]["slot_f1"] == 76.0 and untaught["note"] == "slots native 76.0"
+    assert taught["model"] == "teacher alone" and 0 < taught["metrics"]["slot_f1"] < 100
+    assert json.loads((work / "native, teacher alone.json").read_text())[0]["slot_f1"] > 0
