@@ -64,7 +64,7 @@ lab: $(STAMP)
 	  `test "$$(id -u)" != 0 || echo --allow-root` $(LAB)
 
 test: test-unit test-notebooks test-browser
-test-unit test-notebooks: export OMP_NUM_THREADS = 1
+test-unit test-notebooks test-browser: export OMP_NUM_THREADS = 1
 
 test-unit: $(STAMP)
 	@$(BIN)/python -m pytest -q -rs -n 2 --dist loadscope -m "not gpu and not browser and not timing"
@@ -75,7 +75,7 @@ test-notebooks: $(STAMP)
 	  --nbval-sanitize-with tests/nbval_sanitize.cfg --nbval-cell-timeout 300 notebooks
 
 test-browser: $(STAMP)
-	@$(BIN)/python -m pytest -q -rs -m browser tests
+	@$(BIN)/python -m pytest -q -rs -n 2 -m browser tests
 
 notebooks: $(STAMP)
 	@$(BIN)/python -m tqlearn.lab.build
