@@ -1,8 +1,8 @@
 """One JupyterLab and one Chromium for all browser tests, and what a reader does with a notebook.
 
 The notebooks are copied first, so nothing is saved over them. A picture of each explorer lies in
-test-results/browser afterwards, to be looked at; with TQLEARN_SHOTS=all, pictures of whole notebooks.
-A page has as long as it needs: nothing here waits for a time, everything for a state.
+test-results/browser afterwards, to be looked at; with TQLEARN_SHOTS=all, one of each screen too. A
+page has as long as it needs: nothing here waits for a time, everything for a state.
 """
 
 import json
