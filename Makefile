@@ -65,7 +65,7 @@ lab: $(STAMP)
 	  `test "$$(id -u)" != 0 || echo --allow-root` $(LAB)
 
 test: test-unit test-notebooks test-browser
-test-unit test-notebooks: export OMP_NUM_THREADS = 1
+test-unit test-notebooks test-browser: export OMP_NUM_THREADS = 1
 
 test-unit: $(STAMP)
 	@$(BIN)/python -m pytest -q -rs -n 2 --dist loadscope -m "not gpu and not browser and not timing"
@@ -77,7 +77,7 @@ test-notebooks: $(STAMP)
 	  --nbval-cell-timeout 900 --nbval-kernel-startup-timeout 300 notebooks
 
 test-browser: $(STAMP)
-	@$(BIN)/python -m pytest -q -rs -m browser tests
+	@$(BIN)/python -m pytest -q -rs -n 2 -m browser tests
 
 # Less of it:  make test-portable SETS=default THREADS=2 TESTS=tests/factors/test_svd.py NOTEBOOKS=notebooks/04_*.ipynb
 SETS ?= native avx2 default

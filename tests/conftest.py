@@ -25,6 +25,9 @@ os.environ["HF_DATASETS_OFFLINE"] = "1"
 import pytest
 import torch
 from jaxtyping import install_import_hook
+from jupyter_page import browser as browser
+from jupyter_page import lab as lab
+from jupyter_page import page as page
 
 install_import_hook("tqlearn", "beartype.beartype")  # shape strings are checked, in tests only
 

@@ -136,7 +136,7 @@ def test_every_figure_has_its_picture(path, nb):
         pictures += len(found)
     assert pictures >= 2
     explorers = [cell for cell in code(nb) if "_explorer(" in cell.source]
-    assert len(explorers) == 1, "each figure widget sends 5 MB to the browser"
+    assert len(explorers) == 1, "each explorer sends plotly, 1.4 MB, to the browser"
     assert "plotly.min.js" not in path.read_text("utf-8")
 
 

@@ -3,6 +3,10 @@
 The numbers come from pure functions (they need no widget and are tested); an explorer only draws
 what they return. In the stored notebook an explorer is the still picture of its default setting,
 drawn by the same function.
+
+An explorer is never blank: the page draws a picture as it draws every figure of the course, and the
+live figure takes its place only once the browser has really drawn that. Until then, and where that
+never happens, moving a slider replaces the picture.
 """
 
 import os
@@ -13,6 +17,7 @@ import ipywidgets
 import plotly.graph_objects as go
 
 from .. import plots
+from .live import Live, bundle
 
 
 def sweep(function: Callable[..., dict], **grid: Sequence) -> list[dict]:
@@ -29,21 +34,25 @@ class Explorer(ipywidgets.VBox):
     """Controls above a label above a figure.
 
     Args:
-        draw: takes the controls' values by name, returns a figure and the label's HTML. Its figures
-            always hold the same traces, so that moving a slider replaces data and title, no more.
+        draw: takes the controls' values by name, returns a figure and the label's HTML.
         controls: name -> widget.
 
-    ``caption`` (an ``HTML`` widget) and ``figure`` (a ``FigureWidget``) are what the reader sees.
+    ``figure`` (a plotly figure) and ``caption`` (an ``HTML`` widget) are what the reader sees;
+    ``picture`` stands in for ``live`` until that is drawn.
     """
 
     def __init__(
         self, draw: Callable[..., tuple[go.Figure, str]], **controls: ipywidgets.ValueWidget
     ) -> None:
-        self.draw, self.controls = draw, controls
-        self.still, words = draw(**self.settings())
-        self.figure = go.FigureWidget(self.still)
+        self.draw, self.controls, self.retried = draw, controls, False
+        self.figure, words = draw(**self.settings())
+        self.still = self.figure
         self.caption = ipywidgets.HTML(words)
-        super().__init__([ipywidgets.HBox([*controls.values()]), self.caption, self.figure])
+        self.picture = ipywidgets.Output(outputs=(_output(self.figure),))
+        self.picture.add_class(f"tqlearn-{self.picture.model_id}")
+        self.live = Live(self.figure, f"tqlearn-{self.picture.model_id}")
+        super().__init__([ipywidgets.HBox([*controls.values()]), self.caption])
+        self.children += (self.picture, self.live)
         self.children[0].layout.flex_flow = "row wrap"
         for control in controls.values():
             control.observe(self.redraw, names="value")
@@ -54,12 +63,17 @@ class Explorer(ipywidgets.VBox):
 
     def redraw(self, _change: object = None) -> None:
         """Draw the present settings into the figure that is on the page."""
-        new, words = self.draw(**self.settings())
-        with self.figure.batch_update():
-            for mine, trace in zip(self.figure.data, new.data, strict=True):
-                mine.update(trace.to_plotly_json(), overwrite=True)
-            self.figure.layout.title = new.layout.title
-        self.caption.value = words
+        self.figure, self.caption.value = self.draw(**self.settings())
+        self.live.show(self.figure)
+        if not self.live.drawn:
+            self.picture.outputs = (_output(self.figure),)
+            self.retry()
+
+    def retry(self) -> None:
+        """Give the browser another live figure, once: the first one came to nothing."""
+        if not self.retried:
+            self.retried, self.live = True, Live(self.figure, self.live.still)
+            self.children = (*self.children[:-1], self.live)
 
     def _repr_mimebundle_(self, **kwargs: object) -> dict:
         """Publish the widget; while the course is being built also the figure for the still."""
@@ -68,6 +82,13 @@ class Explorer(ipywidgets.VBox):
         if os.environ.get("TQLEARN_STILLS") != "1":
             still.pop(plots.PLOTLY)
         return data | still
+
+
+def _output(fig: go.Figure) -> dict:
+    """Return the figure as an output of a cell, in words for pages that cannot draw it."""
+    data = bundle(fig)
+    data["text/plain"] += "\nNo picture? Run this cell again, please."
+    return {"output_type": "display_data", "data": data, "metadata": {}}
 
 
 def choice(label: str, options: dict[str, object], value: object) -> ipywidgets.SelectionSlider:

@@ -1,0 +1,210 @@
+"""One JupyterLab and one Chromium for all browser tests, and what a reader does with a notebook.
+
+The notebooks are copied first, so nothing is saved over them. A picture of each explorer lies in
+test-results/browser afterwards, to be looked at; with TQLEARN_SHOTS=all, one of each screen too. A
+page has as long as it needs: nothing here waits for a time, everything for a state.
+"""
+
+import json
+import os
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+SHOTS = ROOT / "test-results" / "browser"
+SETTINGS = {  # every cell stays in the page, so that the whole of it can be examined
+    "@jupyterlab/notebook-extension/tracker": {"windowingMode": "none"},
+    "@jupyterlab/apputils-extension/notification": {"fetchNews": "false", "checkForUpdates": False},
+}
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--no-first-run",
+    "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",  # there is no other machine
+]
+PATIENCE = 900_000  # milliseconds that a notebook may take on a machine with other work
+
+
+@pytest.fixture(scope="session")
+def lab(tmp_path_factory):
+    """A JupyterLab on a copy of the notebooks, on this machine only, behind a token."""
+    home = tmp_path_factory.mktemp("lab")
+    shutil.copytree(ROOT / "notebooks", home / "notebooks")
+    for name, values in SETTINGS.items():
+        file = home / "settings" / f"{name}.jupyterlab-settings"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps(values))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    token = secrets.token_hex(16)
+    command = [sys.executable, "-m", "jupyter", "lab", "--no-browser", "--ip=127.0.0.1"]
+    command += [f"--port={port}", f"--ServerApp.root_dir={home / 'notebooks'}"]
+    command += ["--allow-root"] if os.name == "posix" and os.geteuid() == 0 else []
+    folders = {name: str(home / name.lower()) for name in ("JUPYTER_CONFIG_DIR", "IPYTHONDIR")}
+    folders |= {"JUPYTERLAB_SETTINGS_DIR": str(home / "settings"), "JUPYTER_TOKEN": token}
+    folders |= {"JUPYTERLAB_WORKSPACES_DIR": str(home / "workspaces")}
+    log = (home / "lab.log").open("w")
+    server = subprocess.Popen(
+        command, env=os.environ | folders, stdout=log, stderr=log, start_new_session=True
+    )
+    url = f"http://127.0.0.1:{port}"
+    try:
+        _wait_for(f"{url}/api/status?token={token}", server, home / "lab.log")
+        yield url, token, home / "notebooks"
+    finally:
+        _stop(server)
+        log.close()
+
+
+def _wait_for(url, server, log):
+    """Return as soon as the server answers."""
+    for _ in range(1200):
+        assert server.poll() is None, log.read_text()
+        try:
+            urllib.request.urlopen(url, timeout=5).close()
+            return
+        except OSError:
+            time.sleep(0.25)  # not up yet
+    pytest.fail(f"JupyterLab did not answer within five minutes:\n{log.read_text()}")
+
+
+def _stop(server):
+    """Ask the server to go, and its kernels with it; after ten seconds, see to it."""
+    server.terminate()
+    try:
+        server.wait(10)
+    except subprocess.TimeoutExpired:
+        os.killpg(server.pid, signal.SIGKILL)
+        server.wait(30)
+
+
+@pytest.fixture(scope="session")
+def browser(chromium):
+    """A Chromium that is driven from here; its pages share what they have loaded and compiled."""
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        running = playwright.chromium.launch(executable_path=chromium, args=FLAGS)
+        yield running.new_context(viewport={"width": 1280, "height": 1000})
+        running.close()
+
+
+@pytest.fixture
+def page(lab, browser):
+    """A new tab; ``page.outside`` lists what asks for another machine. Its kernel ends with it."""
+    url, token, _ = lab
+    tab = browser.new_page()
+    tab.set_default_timeout(300_000)
+    tab.outside = []
+
+    def note(request):
+        if not request.url.startswith((url, "data:", "blob:")):
+            tab.outside.append(request.url)
+
+    tab.on("request", note)
+    yield tab
+    tab.close()
+    for session in _ask(f"{url}/api/sessions?token={token}"):
+        _ask(f"{url}/api/sessions/{session['id']}?token={token}", "DELETE")
+
+
+def _ask(url, method="GET"):
+    """The server's answer, or None where it has nothing to say."""
+    with urllib.request.urlopen(urllib.request.Request(url, method=method), timeout=180) as answer:
+        return json.loads(answer.read() or "null")
+
+
+def open_notebook(page, lab, stem):
+    """Open a notebook and wait until its kernel is ready."""
+    url, token, _ = lab
+    page.goto(
+        f"{url}/lab/workspaces/{stem}/tree/{stem}.ipynb?token={token}"
+    )  # no other tab is open
+    page.wait_for_selector(".jp-Notebook .jp-Cell")
+    page.locator("#jp-main-statusbar", has_text="| Idle").wait_for()  # before, "Run All" is lost
+    assert page.locator(".jp-Dialog").count() == 0
+
+
+def run_all(page):
+    """Run > Run All Cells, and wait until the last one is done."""
+    page.get_by_role("menuitem", name="Run", exact=True).click()
+    page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
+    prompts = "[...document.querySelectorAll('.jp-InputPrompt')].map(p => p.textContent)"
+    page.wait_for_function(f"{prompts}.some(text => text.includes('*'))")
+    page.wait_for_function(
+        f"{prompts}.every(text => !text.includes('*'))", timeout=PATIENCE, polling=500
+    )
+    left_out = [text for text in page.evaluate(prompts) if text == "[ ]:"]
+    assert not left_out, page.locator(
+        '[data-mime-type="application/vnd.jupyter.error"]'
+    ).inner_text()
+
+
+def explorer(page):
+    """The output area that holds the widgets, as soon as its figure is drawn."""
+    found = page.locator(".jp-OutputArea:has(.jupyter-widgets .noUi-handle)")
+    found.scroll_into_view_if_needed()
+    page.wait_for_function(f"area => ({DRAWN})(area).title", arg=found.element_handle())
+    return found
+
+
+def move(area):
+    """One step to the right with the first slider; the label, the data and the title follow."""
+    before, words = drawn(area), area.locator(".widget-html-content").first.inner_text()
+    handle = area.locator(".noUi-handle").first
+    handle.focus()
+    handle.press("ArrowRight")
+    area.page.wait_for_function(
+        f"""([area, before, words]) => {{
+            const now = ({DRAWN})(area);
+            return area.querySelector('.widget-html-content').innerText !== words
+                && now.data && now.data !== before.data && now.title !== before.title;
+        }}""",
+        arg=[area.element_handle(), before, words],
+    )
+
+
+def photograph(page, area, name):
+    """A picture of the explorer; with TQLEARN_SHOTS=all, one of each screen from top to bottom."""
+    SHOTS.mkdir(parents=True, exist_ok=True)
+    for old in SHOTS.glob(f"{name}*.png"):
+        old.unlink()
+    area.screenshot(path=SHOTS / f"{name}.png")
+    if os.environ.get("TQLEARN_SHOTS") != "all":
+        return
+    panel = page.locator(".jp-WindowedPanel-outer").first
+    whole, screen = panel.evaluate("e => [e.scrollHeight, e.clientHeight]")
+    for number, top in enumerate(range(0, whole, screen - 80)):
+        panel.evaluate(
+            "(e, top) => { e.scrollTo(0, top); return new Promise("
+            "done => requestAnimationFrame(() => requestAnimationFrame(done))) }",
+            top,
+        )
+        page.screenshot(path=SHOTS / f"{name}_{number:02}.png")
+
+
+# What the figure on the page holds: x, y and z of each trace and its title, once it is drawn
+DRAWN = """area => {
+    const shown = [...area.querySelectorAll('.js-plotly-plot')].find(e => e.offsetHeight);
+    if (!shown?.querySelector('.main-svg :is(.trace, .hm)') || !shown._fullData) return {};
+    return {data: JSON.stringify(shown._fullData.map(t => [t.x, t.y, t.z].map(v => v && [...v]))),
+            title: shown.querySelector('.gtitle')?.textContent};
+}"""
+
+
+def drawn(area):
+    """What the figure on the page holds."""
+    return area.evaluate(DRAWN)
