@@ -20,7 +20,8 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 unexport PYTHONDONTWRITEBYTECODE
 export PYDEVD_DISABLE_FILE_VALIDATION = 1
 
-.PHONY: help env lab test test-unit test-notebooks test-browser test-portable notebooks book teach recipes bench lock clean
+.PHONY: help env lab test test-unit test-notebooks test-browser test-portable \
+  test-portable-part notebooks book teach recipes bench lock clean
 RECIPES = block_pruning deep_compression fullyqt kdlsq_bert kronecker_bert qtc
 
 help:
@@ -79,7 +80,12 @@ test-notebooks: $(STAMP)
 test-browser: $(STAMP)
 	@$(BIN)/python -m pytest -q -rs -n 2 -m browser tests
 
-# Less of it:  make test-portable SETS=default THREADS=2 TESTS=tests/factors/test_svd.py NOTEBOOKS=notebooks/04_*.ipynb
+# What the check runs of it; more or less:  make test-portable SETS=avx2 THREADS=2 TESTS=tests/factors
+test-portable-part:
+	@$(MAKE) --no-print-directory test-portable SETS=default THREADS=2 \
+	  TESTS="tests/factors/test_svd.py tests/course/test_explorer_kronecker.py" \
+	  NOTEBOOKS="notebooks/04_learned_step_quantization.ipynb notebooks/11_kdlsq_bert.ipynb"
+
 SETS ?= native avx2 default
 THREADS ?= 1 2
 TESTS ?= tests

@@ -154,7 +154,7 @@ def test_a_quantizer_of_ones_own(tmp_path):
     readme = (Path(__file__).parents[2] / "README.md").read_text()
     _, code = re.findall(r"```python\n(.*?)```", readme, re.S)
     cls, config, _ = FAMILIES["bert"]
-    names = {"tq": tq, "torch": torch, "model": cls(config).eval()}
+    names = {"tq": tq, "torch": torch, "teacher": cls(config).eval()}
     exec(code, names)
     student = names["student"]
     weight = student.bert.encoder.layer[0].attention.self.query.weight
@@ -166,7 +166,7 @@ def test_a_quantizer_of_ones_own(tmp_path):
     student.save_pretrained(tmp_path)
     again = AutoModelForSequenceClassification.from_pretrained(tmp_path)
     assert torch.equal(again(**inputs).logits, student(**inputs).logits)
-    assert tq.report(student).parameters == sum(p.numel() for p in names["model"].parameters())
+    assert tq.report(student).parameters == sum(p.numel() for p in names["teacher"].parameters())
 
 
 RELOAD_JOINT = """

@@ -9,13 +9,12 @@ from torch.testing import assert_close
 from transformers import Trainer, TrainingArguments
 
 import tqlearn.data
-from tqlearn import MinMax, calibrate, compress
+from tqlearn import MinMax, calibrate, compress, pack
 from tqlearn.data import ferry
 from tqlearn.hf import translation
 from tqlearn.hf.bleu import bleu, split_words
 from tqlearn.hf.delayed import QuantizeFromStep, StopAfter
 from tqlearn.quantizers.running_ranges import RunningRange
-from tqlearn.storage import pack
 
 SHAPE = {"width": 16, "ffn": 24, "heads": 2, "layers": 1, "dropout": 0.0}
 

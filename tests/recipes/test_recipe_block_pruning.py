@@ -205,7 +205,7 @@ def fit(model, steps, seed, schedule=None, rate=2e-3):
 
 
 @torch.no_grad()
-def tested(model):
+def judged(model):
     """(accuracy, loss) on rows that no training shows."""
     table = rows(2000, 999_999)
     found = model(**table)
@@ -238,15 +238,15 @@ def test_behaviour_and_filling():
         densities = [block_density(model)["all"] for model in found]
         assert densities == sorted(densities, reverse=True) and len(set(densities)) == 3
         assert 0.3 < densities[0] < 0.7 and densities[2] < 0.1
-        near.append(tested(found[0])[0] - tested(dense)[0])
+        near.append(judged(found[0])[0] - judged(dense)[0])
         shares = {k: v for k, v in block_density(found[2]).items() if k != "all"}
         for draw in range(2):
             chance = recipe.choose(student(), "random", shares, 2 * seed + draw)
-            gains.append(tested(found[2])[0] - tested(fit(chance, 80, seed + 10))[0])
+            gains.append(judged(found[2])[0] - judged(fit(chance, 80, seed + 10))[0])
         small = tq.compact(found[2])
         full = fit(tq.fill(small).train(), 20, seed + 20, rate=1e-3)
         assert layer_sizes(full) == layer_sizes(small)
-        losses.append((tested(small)[1], tested(full)[1]))
+        losses.append((judged(small)[1], judged(full)[1]))
     print(near, gains, losses)
     assert sum(near) / 3 >= -1
     assert sum(gains) / 6 > 5

@@ -145,12 +145,13 @@ def test_refusals(tmp_path):
 
 @pytest.mark.slow
 def test_embedded_default_learns(tmp_path):
-    """The command of the first line, a minute and a half on one free core: BLEU near 100."""
+    """The command of the first line in a third of its steps: BLEU 44 (at half of them 88)."""
     command = [sys.executable, "-m", "tqlearn.recipes.fullyqt", "--output_dir", str(tmp_path)]
+    command += ["--max_steps", "250"]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
     record = json.loads((tmp_path / "metrics.json").read_text())
-    assert record["metrics"]["bleu"] > 95 and record["ratio"]["nominal"] > 3.7
+    assert record["metrics"]["bleu"] > 20 and record["ratio"]["nominal"] > 3.7
 
 
 @pytest.fixture

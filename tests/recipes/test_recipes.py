@@ -31,15 +31,16 @@ def test_help_names_every_option_and_what_it_is_for(name, capsys):
 
 
 @pytest.mark.parametrize("name", RECIPES)
-def test_the_readme_leads_to_it_its_paper_and_its_spec_sheet(name):
+def test_the_readmes_lead_to_it_its_paper_and_its_spec_sheet(name):
+    page = ROOT / "benchmarks" / "README.md"
     (row,) = re.findall(
-        rf"^\| .*`python -m tqlearn\.recipes\.{name}` \|.*$",
-        (ROOT / "README.md").read_text(), re.MULTILINE,
-    )  # fmt: skip
+        rf"^\| .*`python -m tqlearn\.recipes\.{name}` \|.*$", page.read_text(), re.MULTILINE
+    )
     assert re.match(r"\| .*\(.* et al\..*\d{4}.*\]\(https://", row), row
-    assert re.search(r"\| \[\d\d\]\(notebooks/\d\d_\w+\.ipynb\) \|", row), row
-    for file in re.findall(r"\((benchmarks/results/\w+\.json|notebooks/\w+\.ipynb)\)", row):
-        assert (ROOT / file).exists(), file
+    assert re.search(r"\| \[\d\d\]\(\.\./notebooks/\d\d_\w+\.ipynb\) \|", row), row
+    for file in re.findall(r"\((results/\w+\.json|\.\./notebooks/\w+\.ipynb)\)", row):
+        assert (page.parent / file).exists(), file
+    assert f"(../tqlearn/recipes/{name}.md)" in page.read_text()
     assert f"(tqlearn/recipes/{name}.md)" in (ROOT / "README.md").read_text()
 
 
@@ -72,8 +73,7 @@ def test_what_was_reached_is_read_from_the_results(monkeypatch, tmp_path):
         (tmp_path / f"{name}.json").write_text(json.dumps({"rows": ROWS}))
     one, two, three = page.reached(recipe, tmp_path).split("<br>")
     assert one == (
-        "[One](benchmarks/results/task_one.json): "
-        "*b* 89.00 (90.00), file 2.0x smaller, 2.50x faster"
+        "[One](results/task_one.json): *b* 89.00 (90.00), file 2.0x smaller, 2.50x faster"
     ), "the smallest that loses at most a point"
     assert re.findall(r"\*(\w)\*", two) == ["c", "a"]
     assert three == "not measured yet: Three"

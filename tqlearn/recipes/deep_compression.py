@@ -38,13 +38,12 @@ from pathlib import Path
 from torch import nn
 from transformers import HfArgumentParser, TrainingArguments, set_seed
 
-from .. import PACT, SAWB, Inputs, TwoFour, calibrate, compress, data, report, teachers
+from .. import PACT, SAWB, Inputs, TwoFour, calibrate, compress, data, pack, report, teachers
 from ..hf import running, tasks
 from ..hf.classifiers import array_classifier
 from ..hf.dropout import DropoutSchedule, ScheduledDropout
 from ..hf.phases import first_batches, without_edits
 from ..hf.trainer import ScaleTrainer
-from ..storage import pack
 
 PHASES = {
     "dense": set(),

@@ -31,11 +31,10 @@ from safetensors.torch import load_file, save_file
 from torch.utils.data import DataLoader
 from transformers import HfArgumentParser, Trainer, TrainerState, TrainingArguments, set_seed
 
-from .. import MinMax, calibrate, compress, data, report
+from .. import MinMax, calibrate, compress, data, pack, report
 from ..hf import running, translation
 from ..hf.delayed import QuantizeFromStep, StopAfter
 from ..quantizers.calibration import calibrate_weights
-from ..storage import pack
 
 FLOAT = 32
 BATCHES = 40  # of the training data, whose ranges post-training quantization averages

@@ -26,12 +26,11 @@ from transformers import (
     set_seed,
 )
 
-from .. import Inputs, LearnedClip, calibrate, compress, data, report, teachers
+from .. import Inputs, LearnedClip, calibrate, compress, data, pack, report, teachers
 from ..distill import soft_cross_entropy
 from ..hf import quantize_attention, running, tasks
 from ..hf.attention import SCORES
 from ..hf.trainer import DistillTrainer, ScaleTrainer
-from ..storage import pack
 
 BATCHES = 4  # of the training data, to start the clips of activations from
 FACTORS = {"soft_starts": 100, "soft_ends": 100}  # against the mean over the positions of a row

@@ -20,13 +20,12 @@ from pathlib import Path
 
 from transformers import BertModel, HfArgumentParser, TrainingArguments, set_seed
 
-from .. import Kronecker, compress, data, report, teachers
+from .. import Kronecker, compress, data, pack, report, teachers
 from ..distill import soft_labels
 from ..hf import running, tasks
 from ..hf.attention import SCORES
 from ..hf.masked import MaskedWords, encode_texts, hide_words, texts_of
 from ..hf.trainer import DistillTrainer, ScaleTrainer
-from ..storage import pack
 
 # attention's right factor B, the small side of an FFN factor, the row of the word table
 SETTINGS = {"KB8": ((2, 2), 8, 8), "KB21": ((2, 16), 16, 16)}

@@ -19,11 +19,10 @@ from pathlib import Path
 
 from transformers import HfArgumentParser, TrainingArguments, set_seed
 
-from .. import LSQ, TT, TTM, calibrate, compress, data, report, teachers
+from .. import LSQ, TT, TTM, calibrate, compress, data, pack, report, teachers
 from ..distill import layer_by_layer, soft_labels
 from ..hf import joint, metrics, running, words
 from ..hf.trainer import DistillTrainer, LayerByLayer, ScaleTrainer
-from ..storage import pack
 
 # width -> attention, FFN down, FFN up (down reversed), word embedding; OUT modes first
 SHAPES = {
