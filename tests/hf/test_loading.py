@@ -107,7 +107,9 @@ def test_another_kind_of_head(tmp_path):
     """RoBERTa's classifier is two layers for sentences and one for tokens."""
     torch.manual_seed(0)
     teacher = tf.RobertaForSequenceClassification(tf.RobertaConfig(**SMALL)).eval()
-    student = tq.calibrate(tq.compress(teacher, {"classifier.*": [tq.LSQ(4)], "*.key": [tq.LSQ(4)]}))
+    student = tq.calibrate(
+        tq.compress(teacher, {"classifier.*": [tq.LSQ(4)], "*.key": [tq.LSQ(4)]})
+    )
     student.save_pretrained(tmp_path)
     other = tf.RobertaForTokenClassification.from_pretrained(tmp_path)
     assert list(tq.describe(other)["modules"]) == ["roberta.encoder.layer.0.attention.self.key"]

@@ -78,7 +78,9 @@ def tiny(family: str) -> tuple[torch.nn.Module, dict]:
     Raises:
         whatever transformers says of a config that does not fit together.
     """
-    config = small(CONFIG_MAPPING[family.replace("_", "-") if family not in CONFIG_MAPPING else family])
+    config = small(
+        CONFIG_MAPPING[family.replace("_", "-") if family not in CONFIG_MAPPING else family]
+    )
     torch.manual_seed(0)
     model = AutoModel.from_config(config, attn_implementation="eager").eval()
     with torch.no_grad():  # random weights are small, and attention nearly uniform: make it matter

@@ -136,7 +136,10 @@ def other_sizes(model: nn.Module, layout: dict, here: dict, shapes: dict) -> dic
         except AttributeError:
             continue  # a quantizer of activations; or ``rebuild`` refuses it
         size = _size(name, entry, shapes)
-        if isinstance(layer, nn.Linear | nn.Embedding) and size not in (None, (*layer.weight.shape,)):
+        if isinstance(layer, nn.Linear | nn.Embedding) and size not in (
+            None,
+            (*layer.weight.shape,),
+        ):
             found[name] = here[name]
     return found
 

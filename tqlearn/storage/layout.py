@@ -20,6 +20,7 @@ from ..sparsity.blocks import tie
 from ..stages import Cores
 from .pack import place_packed
 from .packed import Packed
+from .resizing import guard_resizing
 
 VERSION = 1
 
@@ -137,6 +138,7 @@ def attach_layout(model: nn.Module) -> nn.Module:
         if layout["modules"]:
             line = json.dumps(layout, separators=(",", ":"))
             config.quantization_config = {"quant_method": "tqlearn", "layout": line}
+            guard_resizing(model)
         else:
             _unmark(model)
     return model
