@@ -29,6 +29,8 @@ SIZES = {  # part of an option's name -> its size; the first that fits
     "hidden_dim": 32,
     "layers": 2,
     "n_layer": 2,
+    "top_k": 2,
+    "moe_k": 2,
     "num_experts_per_tok": 2,
     "experts": 4,
     "patch_size": 8,
@@ -56,18 +58,23 @@ def small(config_class: type) -> object:
     """
     default, options = config_class(), {}
     for name, value in vars(default).items():
-        if isinstance(value, int) and not isinstance(value, bool):
+        if name == "head_dim" and value is None:
+            options[name] = 8
+        elif type(value) is int and "feat_extract" not in name:
             if name in TOKENS:
                 options[name] = 1
             elif size := next((n for part, n in SIZES.items() if part in name), None):
                 options[name] = min(size, value)
+    if getattr(default, "num_key_value_heads", 0) == getattr(default, "num_attention_heads", None):
+        options["num_key_value_heads"] = options["num_attention_heads"]
     for name, part in getattr(config_class, "sub_configs", {}).items():
         here = getattr(default, name, None)
         if part is AutoConfig and here is not None:
             part = type(here)
         if inspect.isclass(part) and part is not AutoConfig:
             options[name] = small(part).to_dict()
-    if isinstance(kinds := getattr(default, "layer_types", None), list):
+    kinds = vars(default).get("layer_types")
+    if isinstance(kinds, list):
         options["layer_types"] = [*kinds[:1], *kinds[-1:]]
     return config_class(**options)
 
@@ -78,9 +85,9 @@ def tiny(family: str) -> tuple[torch.nn.Module, dict]:
     Raises:
         whatever transformers says of a config that does not fit together.
     """
-    config = small(
-        CONFIG_MAPPING[family.replace("_", "-") if family not in CONFIG_MAPPING else family]
-    )
+    kinds = (family, family.replace("_", "-"), *sorted(CONFIG_MAPPING.keys()))
+    kind = next(k for k in kinds if k in CONFIG_MAPPING and k.replace("-", "_").startswith(family))
+    config = small(CONFIG_MAPPING[kind])
     torch.manual_seed(0)
     model = AutoModel.from_config(config, attn_implementation="eager").eval()
     with torch.no_grad():  # random weights are small, and attention nearly uniform: make it matter
@@ -89,21 +96,29 @@ def tiny(family: str) -> tuple[torch.nn.Module, dict]:
                 parameter.mul_(3)
             elif not bool(parameter.any()):
                 parameter.normal_()
+    return model, _inputs(model, config)
+
+
+def _inputs(model: torch.nn.Module, config: object) -> dict:
     names = inspect.signature(model.forward).parameters
     ids = torch.randint(3, 90, (2, 7))
-    text = getattr(config, "vision_config", config)
-    size = getattr(text, "image_size", 32)
+    vision = getattr(config, "vision_config", config)
+    size = getattr(vision, "image_size", 32)
     size = size if isinstance(size, int) else 32
-    channels = getattr(text, "num_channels", 3)
+    audio = getattr(config, "audio_config", config)
     given = {
         "input_ids": ids,
         "decoder_input_ids": ids,
-        "pixel_values": torch.randn(2, channels, size, size),
+        "pixel_values": torch.randn(2, getattr(vision, "num_channels", 3), size, size),
         "input_values": torch.randn(2, 2000),
-        "input_features": torch.randn(2, getattr(config, "num_mel_bins", 80), 40),
+        "input_features": torch.randn(
+            2, getattr(audio, "num_mel_bins", 80), 2 * getattr(audio, "max_source_positions", 20)
+        ),
+        "use_cache": False,  # states of other kinds of layers would need a cache of their own
     }
-    main = model.main_input_name
-    wanted = {main, *(["input_ids"] if "vision_config" in vars(config) else [])}
+    wanted = {model.main_input_name, "use_cache"}
+    if "vision_config" in getattr(config, "sub_configs", {}):
+        wanted |= {"input_ids", "pixel_values"}
     if getattr(config, "is_encoder_decoder", False):
         wanted.add("decoder_input_ids")
-    return model, {n: given[n] for n in given if n in wanted and n in names}
+    return {name: given[name] for name in given if name in wanted and name in names}

@@ -123,6 +123,10 @@ class TTMEmbedding(Cores):
 
     def forward(self, ids: Int[Tensor, "..."]) -> Float[Tensor, "... width"]:
         check_ids(ids, self.num_embeddings)
+        with torch.autocast(ids.device.type, enabled=False):  # which leaves look-ups alone
+            return self._rows(ids)
+
+    def _rows(self, ids: Int[Tensor, "..."]) -> Float[Tensor, "... width"]:
         cores, half = self.cores, (self.order + 1) // 2
         left, right = _merge(cores[:half]), _merge(cores[half:])  # (r, rows, cols, r')
         flat = ids.reshape(-1)
