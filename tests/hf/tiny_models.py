@@ -1,6 +1,7 @@
 """A tiny random model of any family of transformers, from its own config with small numbers."""
 
 import inspect
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
@@ -65,7 +66,8 @@ def small(config_class: type) -> object:
                 options[name] = 1
             elif size := next((n for part, n in SIZES.items() if part in name), None):
                 options[name] = min(size, value)
-    if getattr(default, "num_key_value_heads", 0) == getattr(default, "num_attention_heads", None):
+    heads = [vars(default).get(f"num_{kind}_heads") for kind in ("attention", "key_value")]
+    if heads[0] is not None and heads[0] == heads[1]:
         options["num_key_value_heads"] = options["num_attention_heads"]
     for name, part in getattr(config_class, "sub_configs", {}).items():
         here = getattr(default, name, None)
@@ -79,46 +81,80 @@ def small(config_class: type) -> object:
     return config_class(**options)
 
 
-def tiny(family: str) -> tuple[torch.nn.Module, dict]:
-    """Return (model in evaluation mode, inputs).
+def tiny(family: str) -> tuple[torch.nn.Module, dict, torch.Tensor]:
+    """Return (model in evaluation mode, inputs, what it makes of them with eager attention).
 
     Raises:
-        whatever transformers says of a config that does not fit together.
+        whatever transformers says of a config or of inputs that do not fit together.
     """
     kinds = (family, family.replace("_", "-"), *sorted(CONFIG_MAPPING.keys()))
-    kind = next(k for k in kinds if k in CONFIG_MAPPING and k.replace("-", "_").startswith(family))
+    kind = next((k for k in kinds if k in CONFIG_MAPPING and _plain(k).startswith(family)), None)
+    if kind is None:
+        raise ValueError(f"no config is called {family!r}")
     config = small(CONFIG_MAPPING[kind])
+    with torch.device("meta"):
+        size = sum(p.numel() for p in AutoModel.from_config(config).parameters())
+    if size > 6_000_000:
+        raise ValueError(f"still has {size:,} parameters")
     torch.manual_seed(0)
     model = AutoModel.from_config(config, attn_implementation="eager").eval()
+    model.set_attn_implementation("eager")
     with torch.no_grad():  # random weights are small, and attention nearly uniform: make it matter
         for parameter in model.parameters():
             if parameter.dim() > 1:
                 parameter.mul_(3)
             elif not bool(parameter.any()):
                 parameter.normal_()
-    return model, _inputs(model, config)
+    *others, last = _inputs(model, config)
+    for inputs in others:
+        try:
+            return model, inputs, output(model, inputs)
+        except Exception:  # it wants more than its main input, or less
+            continue
+    return model, last, output(model, last)
 
 
-def _inputs(model: torch.nn.Module, config: object) -> dict:
+def output(model: torch.nn.Module, inputs: dict) -> torch.Tensor:
+    """Return the first tensor of floats that a model returns."""
+    torch.manual_seed(0)  # some models draw noise
+    with torch.no_grad():
+        return _first(model(**inputs))
+
+
+def _first(found: object) -> torch.Tensor | None:
+    if isinstance(found, torch.Tensor):
+        return found if found.is_floating_point() else None
+    inside = found.values() if hasattr(found, "values") else found if found is not None else ()
+    inside = inside if isinstance(inside, Iterable) else ()
+    return next((t for t in map(_first, inside) if t is not None), None)
+
+
+def _plain(kind: str) -> str:
+    return kind.replace("-", "_")
+
+
+def _inputs(model: torch.nn.Module, config: object) -> list[dict]:
+    """Return what a model may be called with: its main input, with the decoder's, with all."""
     names = inspect.signature(model.forward).parameters
-    ids = torch.randint(3, 90, (2, 7))
     vision = getattr(config, "vision_config", config)
     size = getattr(vision, "image_size", 32)
     size = size if isinstance(size, int) else 32
     audio = getattr(config, "audio_config", config)
+    mels, wide = getattr(audio, "num_mel_bins", 80), "feature_projection_input_dim"
+    frames = 2 * min(getattr(audio, "max_source_positions", 20), 1500)
+    sound = (2, 40, getattr(audio, wide)) if hasattr(audio, wide) else (2, mels, frames)
+    ids = torch.randint(3, 90, (2, 7))
     given = {
         "input_ids": ids,
-        "decoder_input_ids": ids,
         "pixel_values": torch.randn(2, getattr(vision, "num_channels", 3), size, size),
         "input_values": torch.randn(2, 2000),
-        "input_features": torch.randn(
-            2, getattr(audio, "num_mel_bins", 80), 2 * getattr(audio, "max_source_positions", 20)
-        ),
+        "input_features": torch.randn(sound),
+        "decoder_input_ids": ids,
         "use_cache": False,  # states of other kinds of layers would need a cache of their own
     }
-    wanted = {model.main_input_name, "use_cache"}
-    if "vision_config" in getattr(config, "sub_configs", {}):
-        wanted |= {"input_ids", "pixel_values"}
+    given = {name: given[name] for name in given if name in names}
+    few = {model.main_input_name, "use_cache"}
     if getattr(config, "is_encoder_decoder", False):
-        wanted.add("decoder_input_ids")
-    return {name: given[name] for name in given if name in wanted and name in names}
+        few.add("decoder_input_ids")
+    wanted = few, few | {"input_ids", "pixel_values"}, few | {"input_features"}, set(given)
+    return [{name: given[name] for name in given if name in part} for part in wanted]

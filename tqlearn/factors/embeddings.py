@@ -123,10 +123,6 @@ class TTMEmbedding(Cores):
 
     def forward(self, ids: Int[Tensor, "..."]) -> Float[Tensor, "... width"]:
         check_ids(ids, self.num_embeddings)
-        with torch.autocast(ids.device.type, enabled=False):  # which leaves look-ups alone
-            return self._rows(ids)
-
-    def _rows(self, ids: Int[Tensor, "..."]) -> Float[Tensor, "... width"]:
         cores, half = self.cores, (self.order + 1) // 2
         left, right = _merge(cores[:half]), _merge(cores[half:])  # (r, rows, cols, r')
         flat = ids.reshape(-1)
@@ -134,7 +130,8 @@ class TTMEmbedding(Cores):
             return left[0, flat, :, 0].reshape(*ids.shape, -1)
         a = left[0].index_select(0, flat.div(right.shape[1], rounding_mode="floor"))
         b = right[..., 0].transpose(0, 1).index_select(0, flat % right.shape[1])
-        return (a @ b).reshape(*ids.shape, -1)  # (t, e1.., r) (t, r, ..ed) -> (t, width)
+        rows = (a @ b).reshape(*ids.shape, -1)  # (t, e1.., r) (t, r, ..ed) -> (t, width)
+        return rows.to(cores[0].dtype)  # autocast leaves a look-up its type
 
     @torch.no_grad()
     def dense(self) -> nn.Embedding:
