@@ -1,6 +1,7 @@
 """Our attention functions compute what the eager function of every model family computes."""
 
 import __future__
+
 import json
 import re
 from pathlib import Path
