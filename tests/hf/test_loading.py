@@ -9,7 +9,8 @@ from safetensors.torch import load_file, save_file
 from torch.testing import assert_close
 
 import tqlearn as tq
-import tqlearn.hf  # noqa: F401  (teaches from_pretrained)
+from tqlearn.hf import SCORES, quantize_attention
+from tqlearn.hf.attention import attention_of
 
 SMALL = {
     "vocab_size": 99,
@@ -171,3 +172,37 @@ def test_a_model_with_one_attention_kind(tmp_path):
     student = tq.calibrate(tq.compress(bert(OneKind), {"*.query": [tq.LSQ(4)]}))
     student.save_pretrained(tmp_path)
     assert_close(OneKind.from_pretrained(tmp_path)(IDS).logits, student(IDS).logits)
+
+
+def detr():
+    """Attention of several kinds over a backbone that knows eager alone."""
+    sizes = {"embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 1], "layer_type": "basic"}
+    each = {"layers": 1, "attention_heads": 4, "ffn_dim": 48}
+    numbers = {f"{part}_{k}": n for part in ("encoder", "decoder") for k, n in each.items()}
+    torch.manual_seed(0)
+    backbone = tf.ResNetConfig(**sizes, out_features=["stage2"])
+    config = tf.DetrConfig(backbone_config=backbone, d_model=32, num_queries=5, **numbers)
+    return tf.DetrForObjectDetection(config).eval(), {"pixel_values": torch.randn(1, 3, 64, 64)}
+
+
+@pytest.mark.parametrize("attention", [False, True], ids=["layers", "attention"])
+def test_detr(attention, tmp_path):
+    model, inputs = detr()
+    by = tq.LSQ(8, init="max")
+    plan = {"*q_proj": [tq.LSQ(8), tq.Inputs(by)]}
+    student = quantize_attention(model, by) if attention else tq.compress(model, plan)
+    student = tq.pack(tq.calibrate(student, [inputs]))
+    student.save_pretrained(tmp_path)
+    again = type(model).from_pretrained(tmp_path)
+    assert tq.describe(again) == tq.describe(student) != {"version": 1, "modules": {}}
+    assert_close(again(**inputs).logits, student(**inputs).logits)
+    assert_close(student(**inputs).logits, model(**inputs).logits, atol=0.02, rtol=0.05)
+
+
+def test_every_part_gets_its_attention_back():
+    model, _ = detr()
+    parts = [m.config._attn_implementation for m in model.modules() if hasattr(m, "config")]
+    assert set(parts) == {"sdpa", "eager"}
+    with attention_of(model, SCORES):
+        assert model.config._attn_implementation == SCORES
+    assert parts == [m.config._attn_implementation for m in model.modules() if hasattr(m, "config")]

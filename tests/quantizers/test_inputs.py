@@ -15,8 +15,6 @@ def test_a_layer_that_is_never_called():
     plan = {"*out_proj": [tq.LSQ(4), tq.Inputs(tq.PACT(8))]}
     with pytest.raises(TypeError, match="MultiheadAttention multiplies with the weight of its out"):
         tq.compress(encoder(), plan)
-    with pytest.raises(TypeError, match="quantize its weight alone"):
-        tq.compress(encoder(), {"*out_proj": [tq.LSQ(4, activations=8)]})
     student = tq.calibrate(tq.compress(encoder(), {"*out_proj": [tq.LSQ(4)]}))  # the way out
     x = torch.randn(2, 3, 16)
     assert torch.equal(tq.pack(student)(x), student(x))

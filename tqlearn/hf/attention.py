@@ -10,6 +10,8 @@ softmax, where eager attention returns probabilities. KroneckerBERT distills tho
 
 import copy
 import inspect
+from collections.abc import Iterator
+from contextlib import contextmanager
 from fnmatch import fnmatchcase
 
 import torch
@@ -137,6 +139,23 @@ def attention_kind(model: nn.Module, kind: str) -> str:
     return QUANTIZED if with_quantizers and kind != SCORES else kind
 
 
+@contextmanager
+def attention_of(model: nn.Module, kind: str) -> Iterator[nn.Module]:
+    """Set an attention function for a while; then every part gets back the one that it had.
+
+    Parts may differ, and some have one kind only (a convolutional backbone).
+    """
+    found = [getattr(module, "config", None) for module in model.modules()]
+    configs = {id(c): c for c in found if hasattr(c, "_attn_implementation")}
+    before = [(config, config._attn_implementation) for config in configs.values()]
+    model.set_attn_implementation(attention_kind(model, kind))
+    try:
+        yield model
+    finally:
+        for config, kind in before:
+            config._attn_implementation = kind  # the whole model first, then its parts
+
+
 def quantize_attention(
     model: nn.Module, by: object, probabilities: object = None, pattern: str = "*"
 ) -> nn.Module:
@@ -154,7 +173,8 @@ def quantize_attention(
         pattern: shell wildcard on the names of the attention modules.
 
     Raises:
-        ValueError: no attention module fits the pattern, or one has quantizers already.
+        ValueError: no attention module fits the pattern, or one has quantizers already, or the
+            model cannot change its attention function.
         TypeError: an edit that makes no quantizer.
 
     Source: spec sheet KDLSQ, section 4.
@@ -175,4 +195,9 @@ def quantize_attention(
             edit = probabilities if probabilities and name == "quant_probabilities" else by
             place(module, name, edit.quantizer(activation=True).to(like))
     student.set_attn_implementation(QUANTIZED)
+    if stuck := [n for n, m in found.items() if m.config._attn_implementation != QUANTIZED]:
+        raise ValueError(
+            f"{type(model).__name__} cannot change the attention function of {stuck}; "
+            "leave attention in floats, or quantize what enters its layers with tqlearn.Inputs"
+        )
     return attach_layout(student)
