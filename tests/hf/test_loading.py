@@ -68,7 +68,7 @@ def test_a_model_without_the_child_of_its_prefix(kind, edits, tmp_path):
     assert_close(have, want)
 
 
-HEADS = [[tq.TT(rank=2)], [tq.LSQ(4)], [tq.TwoFour()], [tq.LSQ(4), tq.Inputs(tq.PACT(4))]]
+HEADS = [[tq.TT(rank=2)], [tq.LSQ(4)], [tq.TwoFour()], INPUTS, [tq.TT(2), tq.LSQ(4, activations=8)]]
 
 
 @pytest.mark.parametrize("verb", [tq.pack, lambda model: model], ids=["packed", "fake"])

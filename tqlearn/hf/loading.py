@@ -186,6 +186,6 @@ def uproot(model: nn.Module, fresh: dict[str, str]) -> None:
     """Take the placeholders away again, in place."""
     for here in fresh.values():
         layer = model.get_submodule(here)
-        layer._modules.pop("parametrizations", None)
+        layer._modules.clear()  # a plain Linear or Embedding has none of its own
         for name in [name for name in layer._parameters if OURS.search(name)]:
             del layer._parameters[name]
