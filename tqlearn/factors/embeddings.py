@@ -130,7 +130,8 @@ class TTMEmbedding(Cores):
             return left[0, flat, :, 0].reshape(*ids.shape, -1)
         a = left[0].index_select(0, flat.div(right.shape[1], rounding_mode="floor"))
         b = right[..., 0].transpose(0, 1).index_select(0, flat % right.shape[1])
-        return (a @ b).reshape(*ids.shape, -1)  # (t, e1.., r) (t, r, ..ed) -> (t, width)
+        rows = (a @ b).reshape(*ids.shape, -1)  # (t, e1.., r) (t, r, ..ed) -> (t, width)
+        return rows.to(cores[0].dtype)  # autocast leaves a look-up its type
 
     @torch.no_grad()
     def dense(self) -> nn.Embedding:

@@ -98,7 +98,11 @@ def _calibrate_inputs(model: nn.Module, quantizers: dict, batches: Iterable | No
         for hook in hooks:
             hook.remove()
     if blind := [quantizers[module] for module, found in seen.items() if not found]:
-        raise ValueError(f"no batch reached {len(blind)} quantizers, the first is {blind[0]!r}")
+        raise ValueError(
+            f"no batch reached {len(blind)} quantizers, the first is {blind[0]!r}; either these "
+            "batches do not use its layer, or the model multiplies with the layer's weight and "
+            "never calls it, as torch's MultiheadAttention does: leave activations out there"
+        )
     with torch.no_grad():
         for module, found in seen.items():
             for target, values in zip(_numbers(module), zip(*found, strict=True), strict=True):

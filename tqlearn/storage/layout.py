@@ -20,6 +20,7 @@ from ..sparsity.blocks import tie
 from ..stages import Cores
 from .pack import place_packed
 from .packed import Packed
+from .resizing import guard_resizing
 
 VERSION = 1
 
@@ -137,9 +138,19 @@ def attach_layout(model: nn.Module) -> nn.Module:
         if layout["modules"]:
             line = json.dumps(layout, separators=(",", ":"))
             config.quantization_config = {"quant_method": "tqlearn", "layout": line}
-        elif hasattr(config, "quantization_config"):
-            del config.quantization_config
+            guard_resizing(model)
+        else:
+            _unmark(model)
     return model
+
+
+def _unmark(model: nn.Module) -> None:
+    """Take away what ``from_pretrained`` left on a model that is compressed no more, in place."""
+    for module in model.modules():
+        for name in ("is_quantized", "quantization_method", "hf_quantizer"):
+            vars(module).pop(name, None)
+        for name in ("quantization_config", "_is_quantized"):
+            vars(getattr(module, "config", model)).pop(name, None)
 
 
 def save(model: nn.Module, path: str | Path) -> Path:
