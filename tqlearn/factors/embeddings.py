@@ -127,10 +127,10 @@ class TTMEmbedding(Cores):
         left, right = _merge(cores[:half]), _merge(cores[half:])  # (r, rows, cols, r')
         flat = ids.reshape(-1)
         if right is None:
-            return left[0, flat, :, 0].reshape(*ids.shape, -1)
+            return left[0, flat, :, 0].reshape(*ids.shape, self.embedding_dim)
         a = left[0].index_select(0, flat.div(right.shape[1], rounding_mode="floor"))
         b = right[..., 0].transpose(0, 1).index_select(0, flat % right.shape[1])
-        return (a @ b).reshape(*ids.shape, -1)  # (t, e1.., r) (t, r, ..ed) -> (t, width)
+        return (a @ b).reshape(*ids.shape, self.embedding_dim)  # (t, e1.., r) (t, r, ..ed)
 
     @torch.no_grad()
     def dense(self) -> nn.Embedding:

@@ -106,7 +106,7 @@ class KroneckerLinear(KroneckerCores):
         else:
             y = self._products(x.reshape(-1, *self.in_modes))
         y = y.reshape(*x.shape[:-1], self.out_features)
-        return y if self.bias is None else y + self.bias
+        return y if self.bias is None else y + self.bias.to(y.dtype)  # autocast's dtype stays
 
     def _products(self, x: Float[Tensor, "_ _ _"]) -> Float[Tensor, "_ _ _"]:
         return reduce(torch.add, [self._product(a, b, x) for a, b in self.factors])

@@ -94,11 +94,13 @@ def balance_norms(cores: Sequence[Tensor]) -> list[Tensor]:
     >>> torch.allclose(norms, norms[0].expand(3))
     True
     """
-    norms = torch.stack([core.norm() for core in cores]).double()
+    norms = torch.stack([widened(core).norm() for core in cores]).double()
     if (norms == 0).any():
         return list(cores)
     common = norms.log().mean().exp()
-    return [core * (common / n).to(core.dtype) for core, n in zip(cores, norms, strict=True)]
+    wide = [widened(core) for core in cores]
+    scaled = [core * (common / n).to(core.dtype) for core, n in zip(wide, norms, strict=True)]
+    return [new.to(core.dtype) for new, core in zip(scaled, cores, strict=True)]
 
 
 def ttm_svd(

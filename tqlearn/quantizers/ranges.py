@@ -79,6 +79,8 @@ class Uniform(Quantizer):
             setattr(self, name, new.reshape(old.shape).to(old.dtype))
 
     def _follow(self, rows: Float[Tensor, "rows n"]) -> None:
+        if not rows.numel():  # an empty batch, or one of padding alone, tells nothing
+            return
         old = self.low, self.high
         self.start(rows)
         if self.momentum:

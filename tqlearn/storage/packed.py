@@ -15,11 +15,12 @@ from ..quantizers.rounding import positive
 from ..registry import build, register, spec_of
 from ..shapes import packed_bytes
 from ..sparsity.nm import NMMask, grouped, ungrouped
+from ..stages import Fine
 from .codes import pack_bits, unpack_bits
 
 
 @register
-class Packed(nn.Module):
+class Packed(Fine):
     """Yield scale * code from packed codes; stands on a tensor in place of its quantizer. One with
     more than a scale (clips, a zero point) is kept as ``grid`` and decodes by itself.
 
@@ -29,6 +30,7 @@ class Packed(nn.Module):
         bits, qmin: of the codes.
 
     The float values are computed at the first use and kept until the codes or the scale change.
+    Scales stay in float32 when the model is cast to ``dtype``; each value is rounded to it once.
     """
 
     def __init__(
@@ -41,12 +43,17 @@ class Packed(nn.Module):
         self.grid = None if plain else like.requires_grad_(False).eval()
         scale = like.scale.detach() if like is not None and plain else None
         self.register_buffer("scale", None if scale is None else torch.full_like(scale, torch.nan))
+        self.dtype = torch.get_default_dtype()
         self._kept: tuple | None = None
+
+    def _apply(self, fn, recurse: bool = True) -> nn.Module:
+        self.dtype = fn(torch.empty(0, dtype=self.dtype)).dtype
+        return super()._apply(fn, recurse)
 
     @classmethod
     def of(cls, x: Float[Tensor, "..."], q: nn.Module) -> tuple["Packed", UInt8[Tensor, "_"]]:
         """Return the module and the stream for a tensor and its quantizer."""
-        packed = cls(list(x.shape), q.bits, q.qmin, spec_of(q)).to(x.device)
+        packed = cls(list(x.shape), q.bits, q.qmin, spec_of(q)).to(x.device, x.dtype)
         return packed._take(q), pack_bits(q.codes(x), q.bits, q.qmin)
 
     def _take(self, q: nn.Module) -> "Packed":
@@ -57,7 +64,8 @@ class Packed(nn.Module):
         return self
 
     def _decode(self, codes: Int[Tensor, "..."]) -> Float[Tensor, "..."]:
-        return decode(codes, self.scale) if self.grid is None else self.grid.decode(codes)
+        values = decode(codes, self.scale) if self.grid is None else self.grid.decode(codes)
+        return values.to(self.dtype)
 
     def blank(self, like: Tensor) -> Tensor:
         """Return an empty stream, to be loaded, on the device of a tensor."""
@@ -76,7 +84,7 @@ class Packed(nn.Module):
         parts = [packed, *self.parameters(), *self.buffers()]
         if torch.compiler.is_compiling() or any(part.is_inference() for part in parts):
             return self._values(packed)  # these count no versions, so nothing tells of a change
-        stamp = [(part.data_ptr(), part._version, part.dtype) for part in parts]
+        stamp = [self.dtype, *((part.data_ptr(), part._version) for part in parts)]
         # someone may have written into the kept values too, as weight initializers do: version 0
         if self._kept is None or self._kept[0] != stamp or self._kept[1]._version:
             with torch.inference_mode(False):  # kept for later calls, which may want gradients
@@ -154,7 +162,8 @@ class PackedNM(Packed):
         # kept ones first, in their order; short groups are filled up with places that hold a zero
         runs = (~runs).byte().argsort(dim=1, stable=True)[:, : form.keep // form.run]
         packed = cls(list(x.shape), spec, *(() if q is None else (q.bits, q.qmin, spec_of(q))))
-        packed = packed.to(x.device) if q is None else packed.to(x.device)._take(q)
+        packed = packed.to(x.device, x.dtype)
+        packed = packed if q is None else packed._take(q)
         packed.places = pack_bits(runs, form.place_bits, 0)
         numbers = grouped(x if q is None else q.codes(x), form, mask.axis)
         numbers = numbers.gather(1, packed._columns())
