@@ -5,7 +5,8 @@ first. ``factors``, ``quantizers`` and ``sparsity`` know each other only through
 asks a stage what it can do and not of which class it is.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from functools import partial
 from itertools import takewhile
 from math import sqrt
 
@@ -13,6 +14,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
+
+from .computed import Computed, Product
 
 HALF = (torch.float16, torch.bfloat16)
 
@@ -111,8 +114,54 @@ def attach(module: nn.Module, name: str, stage: nn.Module) -> None:
         raise ValueError(
             f"{type(module).__name__}.{name} holds NaN or infinite entries; repair the model first"
         )
-    stage = stage.to(original).train(module.training)
+    put(module, name, stage.to(original).train(module.training))
+
+
+class _Guarded(property):
+    """A tensor behind stages whose reader may also write."""
+
+
+def put(module: nn.Module, name: str, stage: nn.Module) -> None:
+    """Register a stage as it is; what is written into the tensor later goes through ``write``."""
     parametrize.register_parametrization(own_class(module), name, stage, unsafe=True)
+    plain = vars(type(module))[name]
+    if not isinstance(plain, _Guarded):
+
+        def values(self: nn.Module) -> Tensor:
+            return Computed.of(plain.fget(self), partial(write, self, name))
+
+        guarded = _Guarded(values, lambda self, new: write(self, name, new))
+        setattr(type(module), name, guarded)
+
+
+@torch.no_grad()
+def write(module: nn.Module, name: str, values: Float[Tensor, "..."]) -> None:
+    """Make values the tensor behind the stages, which mask and quantize it anew; packed codes, too.
+
+    So an adapter can be merged into a compressed layer.
+    """
+    chain, values = module.parametrizations[name], values.detach()
+    if hasattr(chain[-1], "take"):
+        chain.original = chain[-1].take(values)
+    else:
+        chain.original.copy_(values)
+        fit(chain, values)
+
+
+def fit(stages: Iterable[nn.Module], x: Float[Tensor, "..."]) -> None:
+    """Let calibrated quantizers of a chain start anew from a tensor where that is nearer."""
+    for stage in stages:
+        if is_quantizer(stage) and not torch.isnan(stage.scale).any():
+            kept = {name: t.clone() for name, t in stage.state_dict().items()}
+            before = _missed(stage, x)
+            stage.calibrate(x)
+            if not _missed(stage, x) < before:
+                stage.load_state_dict(kept)
+        x = stage(x)
+
+
+def _missed(stage: nn.Module, x: Tensor) -> Tensor:
+    return (widened(stage(x)) - widened(x)).square().sum()
 
 
 @torch.no_grad()
@@ -128,6 +177,25 @@ class Cores(nn.Module):
     """Base of the factored layers: the weight is a product of ``core_0``, ``core_1`` and so on."""
 
     order: int
+
+    @property
+    def dense_shape(self) -> tuple[int, int]:
+        """The shape of the weight: (out, in) of a linear layer, (words, width) of a table."""
+        if hasattr(self, "num_embeddings"):
+            return self.num_embeddings, self.embedding_dim
+        return self.out_features, self.in_features
+
+    @property
+    def weight(self) -> Float[Tensor, "rows columns"]:
+        """The dense weight, read only; for modules that ask for its type or multiply with it.
+
+        Nothing is multiplied out before its numbers are needed, and nothing is stored or saved.
+        """
+        return Product.of(self)
+
+    def product(self) -> Float[Tensor, "rows columns"]:
+        """Return the dense weight with the gradients of its cores."""
+        raise NotImplementedError(f"{type(self).__name__} needs a product() of its cores")
 
     def _new_cores(self, shapes: Sequence[tuple[int, ...]], std: float) -> None:
         """Create random cores; the entries of their product get the standard deviation ``std``.

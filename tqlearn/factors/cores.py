@@ -36,6 +36,12 @@ def with_cores(layer: Cores, cores: Sequence[Tensor], linear: nn.Linear) -> Core
     return layer.to(linear.weight.dtype)
 
 
+def dense_table(layer: Cores) -> nn.Embedding:
+    """Return an ordinary table with the numbers of a factored one."""
+    weight, padding_idx = layer.product(), layer.padding_idx
+    return nn.Embedding.from_pretrained(weight, freeze=False, padding_idx=padding_idx)
+
+
 def dense_linear(layer: Cores, weight: Float[Tensor, "out in"]) -> nn.Linear:
     """Return an ordinary layer with this weight, and the bias of a factored one."""
     linear = nn.Linear(weight.shape[1], weight.shape[0], bias=layer.bias is not None).to(weight)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from ..registry import register
 from ..shapes import Ranks, tt_ranks
 from ..stages import Cores
-from .cores import check_ids
+from .cores import check_ids, dense_table
 from .svd import widened
 from .trains import balance_norms, check_table_modes, ttm_dense, ttm_svd
 
@@ -132,11 +132,14 @@ class TTMEmbedding(Cores):
         b = right[..., 0].transpose(0, 1).index_select(0, flat % right.shape[1])
         return (a @ b).reshape(*ids.shape, self.embedding_dim)  # (t, e1.., r) (t, r, ..ed)
 
+    def product(self) -> Float[Tensor, "rows width"]:
+        """Return the table, without the padded rows, with the gradients of its cores."""
+        return ttm_dense(self.cores)[: self.num_embeddings]
+
     @torch.no_grad()
     def dense(self) -> nn.Embedding:
         """Return the ordinary table, without the padded rows."""
-        weight = ttm_dense(self.cores)[: self.num_embeddings]
-        return nn.Embedding.from_pretrained(weight, freeze=False, padding_idx=self.padding_idx)
+        return dense_table(self)
 
     def config(self) -> dict:
         """Return the arguments that rebuild this embedding."""

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from ..registry import register
 from ..shapes import kronecker_macs
 from ..stages import Cores
-from .cores import check_ids, dense_linear, new_bias, with_cores
+from .cores import check_ids, dense_linear, dense_table, new_bias, with_cores
 from .kronecker import Factors, check_pair, kronecker_dense, nearest_kronecker
 from .svd import widened
 
@@ -41,6 +41,10 @@ class KroneckerCores(Cores):
         """(A, B) of every product, quantized and masked where they are."""
         cores = self.cores
         return list(zip(cores[::2], cores[1::2], strict=True))
+
+    def product(self) -> Float[Tensor, "rows columns"]:
+        """Return the dense weight with the gradients of its factors."""
+        return kronecker_dense(self.factors)
 
 
 @register
@@ -133,7 +137,7 @@ class KroneckerLinear(KroneckerCores):
     @torch.no_grad()
     def dense(self) -> nn.Linear:
         """Return the ordinary layer with the same weight."""
-        return dense_linear(self, kronecker_dense(self.factors))
+        return dense_linear(self, self.product())
 
     def config(self) -> dict:
         """Return the arguments that rebuild this layer."""
@@ -220,8 +224,7 @@ class KroneckerEmbedding(KroneckerCores):
     @torch.no_grad()
     def dense(self) -> nn.Embedding:
         """Return the ordinary table."""
-        weight = kronecker_dense(self.factors)
-        return nn.Embedding.from_pretrained(weight, freeze=False, padding_idx=self.padding_idx)
+        return dense_table(self)
 
     def config(self) -> dict:
         """Return the arguments that rebuild this embedding."""

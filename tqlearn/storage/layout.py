@@ -17,7 +17,7 @@ from torch.nn.utils import parametrize
 from ..quantizers.inputs import PLACES, place
 from ..registry import RESIZED, build, registered_name, size_of, spec_of
 from ..sparsity.blocks import tie
-from ..stages import Cores
+from ..stages import Cores, put
 from .pack import place_packed
 from .packed import Packed
 
@@ -114,7 +114,7 @@ def rebuild(model: nn.Module, layout: dict) -> nn.Module:
                 if isinstance(stage, Packed):
                     place_packed(old, key, stage)
                 else:
-                    parametrize.register_parametrization(old, key, stage, unsafe=True)
+                    put(old, key, stage)
     return tie(model)
 
 

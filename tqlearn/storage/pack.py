@@ -7,13 +7,12 @@ other.
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import parametrize
 
 from ..quantizers.grid import require_calibrated
 from ..shapes import packed_bytes
 from ..sparsity.blocks import BlockMask, RowMask
 from ..sparsity.nm import NMMask
-from ..stages import is_quantizer, mask_of, own_class, strip
+from ..stages import is_quantizer, mask_of, put, strip
 from .packed import Packed, PackedNM
 
 
@@ -56,7 +55,7 @@ def place_packed(module: nn.Module, name: str, packed: Packed, codes: Tensor | N
         codes = packed.blank(getattr(module, name).detach())
     delattr(module, name)
     module.register_buffer(name, codes)
-    parametrize.register_parametrization(own_class(module), name, packed, unsafe=True)
+    put(module, name, packed)
 
 
 def unpack_tensors(model: nn.Module) -> nn.Module:
@@ -68,9 +67,7 @@ def unpack_tensors(model: nn.Module) -> nn.Module:
                 strip(module, name)
                 for stage in stages:
                     stage.train(module.training)
-                    parametrize.register_parametrization(
-                        own_class(module), name, stage, unsafe=True
-                    )
+                    put(module, name, stage)
     return model
 
 

@@ -15,7 +15,7 @@ from ..quantizers.rounding import positive
 from ..registry import build, register, spec_of
 from ..shapes import packed_bytes
 from ..sparsity.nm import NMMask, grouped, ungrouped
-from ..stages import Fine
+from ..stages import Fine, fit
 from .codes import pack_bits, unpack_bits
 
 
@@ -62,6 +62,18 @@ class Packed(Fine):
         else:
             self.grid = copy.deepcopy(q).requires_grad_(False).eval()
         return self
+
+    def __getattr__(self, name: str) -> object:
+        if name in ("scale", "grid"):  # whoever holds them may write, which no version tells
+            self.__dict__["_kept"] = None
+        return super().__getattr__(name)
+
+    def take(self, values: Float[Tensor, "..."]) -> Tensor:
+        """Return the codes of new values; the scale starts anew where that is nearer."""
+        (q,) = self.stages()
+        fit([q], values)
+        self._take(q)
+        return pack_bits(q.codes(values), self.bits, self.qmin)
 
     def _decode(self, codes: Int[Tensor, "..."]) -> Float[Tensor, "..."]:
         values = decode(codes, self.scale) if self.grid is None else self.grid.decode(codes)
@@ -168,6 +180,16 @@ class PackedNM(Packed):
         numbers = grouped(x if q is None else q.codes(x), form, mask.axis)
         numbers = numbers.gather(1, packed._columns())
         return packed, numbers.flatten() if q is None else pack_bits(numbers, q.bits, q.qmin)
+
+    def take(self, values: Float[Tensor, "..."]) -> Tensor:
+        """Return the codes of new values, masked; the scale starts anew where that is nearer."""
+        mask, *q = self.stages()
+        fit([mask, *q], values)
+        new, codes = self.of(mask(values), *(q or [None]), mask, mask.mask_for(values))
+        self.places = new.places
+        if q:
+            self._take(q[0])
+        return codes
 
     def blank(self, like: Tensor) -> Tensor:
         """Return an empty stream, to be loaded, on the device of a tensor."""
