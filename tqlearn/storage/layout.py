@@ -20,6 +20,7 @@ from ..sparsity.blocks import tie
 from ..stages import Cores, put
 from .pack import place_packed
 from .packed import Packed
+from .tied import declared, place_module, retie, ties, untied
 
 VERSION = 1
 
@@ -60,7 +61,8 @@ def describe(model: nn.Module) -> dict:
             entry["parametrizations"] = stages
         if entry:
             modules[name] = entry
-    return {"version": VERSION, "modules": modules}
+    apart = untied(model)
+    return {"version": VERSION, "modules": modules} | ({"untied": apart} if apart else {})
 
 
 def _stage(name: str, key: str, stage: nn.Module) -> dict:
@@ -84,6 +86,7 @@ def rebuild(model: nn.Module, layout: dict) -> nn.Module:
             f"this tqlearn reads layout version {VERSION}, the file has {layout.get('version')!r}; "
             "install the tqlearn that wrote it"
         )
+    shared, wanted = ties(model), declared(model, layout.get("untied", ()))
     for name, entry in sorted(layout["modules"].items(), key=lambda item: item[0].count(".")):
         above, _, last = name.rpartition(".")
         try:
@@ -101,7 +104,7 @@ def rebuild(model: nn.Module, layout: dict) -> nn.Module:
             if last in PLACES:
                 place(old, last, new)
             elif name:
-                model.set_submodule(name, new)
+                place_module(model, name, new)
             old = new
         for key, stages in entry.get("parametrizations", {}).items():
             if key in getattr(old, "parametrizations", {}):
@@ -115,6 +118,7 @@ def rebuild(model: nn.Module, layout: dict) -> nn.Module:
                     place_packed(old, key, stage)
                 else:
                     put(old, key, stage)
+    retie(retie(model, shared), wanted, plain=False)
     return tie(model)
 
 

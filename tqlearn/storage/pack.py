@@ -14,6 +14,7 @@ from ..sparsity.blocks import BlockMask, RowMask
 from ..sparsity.nm import NMMask
 from ..stages import is_quantizer, mask_of, put, strip
 from .packed import Packed, PackedNM
+from .tied import retie, ties
 
 
 def pack_tensors(model: nn.Module) -> nn.Module:
@@ -25,13 +26,14 @@ def pack_tensors(model: nn.Module) -> nn.Module:
         ValueError: a quantizer has no scale yet.
     """
     require_calibrated(model)
+    groups = ties(model)
     for module in list(model.modules()):
         for name, chain in list(getattr(module, "parametrizations", {}).items()):
             if is_quantizer(chain[-1]) or isinstance(chain[-1], NMMask):
                 _pack_tensor(module, name, chain)
             elif isinstance(chain[-1], BlockMask | RowMask):
                 strip(module, name)
-    return model
+    return retie(model, groups)
 
 
 @torch.no_grad()
@@ -99,8 +101,9 @@ def stored_bytes(chain: nn.Module, numel: int) -> tuple[int, int]:
 
 def bake_tensors(model: nn.Module) -> nn.Module:
     """Turn every parametrized tensor into a plain parameter with its present value, in place."""
+    groups = ties(model)
     for module in list(model.modules()):
         for name, parametrized in list(getattr(module, "parametrizations", {}).items()):
             if parametrized.is_tensor:
                 strip(module, name)
-    return model
+    return retie(model, groups)

@@ -5,8 +5,11 @@ owns them and the others follow: their ``weight`` is the owner's, computed once 
 So both places see the same numbers, both gradients reach them, and a file holds them once.
 """
 
+from collections.abc import Sequence
+
 from torch import Tensor, nn
 
+TABLES = "all_tied_weights_keys", "_tied_weights_keys"  # {tied: source}, of transformers' models
 Place = tuple[str, str]  # the name of a module and of a tensor in it
 
 
@@ -30,28 +33,38 @@ def ties(model: nn.Module) -> list[list[Place]]:
     return [places for places in found.values() if len(places) > 1]
 
 
-def declared(model: nn.Module) -> list[list[Place]]:
-    """Return what a transformers model will tie once its weights are loaded, as ``ties`` does."""
+def declared(model: nn.Module, apart: Sequence[str] = ()) -> list[list[Place]]:
+    """Return what a transformers model will tie once its weights are loaded, as ``ties`` does.
+
+    Args:
+        apart: tensors that it shall not tie, whatever its config says.
+    """
     found: dict[str, list[Place]] = {}
-    for target, source in (getattr(model, "all_tied_weights_keys", None) or {}).items():
+    for target, source in (getattr(model, TABLES[0], None) or {}).items():
+        if target in apart:
+            continue
         found.setdefault(source, [_place(source)]).append(_place(target))
     return list(found.values())
 
 
 def untied(model: nn.Module) -> list[str]:
     """Return the tensors that a transformers config calls tied to another, and that are not."""
-    if not hasattr(model, "get_expanded_tied_weights_keys"):
-        return []
+    before = getattr(model, "_tied_before", {})
+    pairs = (before.get(TABLES[0]) or getattr(model, TABLES[0], None) or {}).items()
     together = [{".".join(place) for place in places} for places in ties(model)]
-    pairs = model.get_expanded_tied_weights_keys(all_submodels=True).items()
     apart = [pair for pair in pairs if not any(names >= set(pair) for names in together)]
     return [
         target for target, source in apart if not (_plain(model, target) and _plain(model, source))
     ]
 
 
-def retie(model: nn.Module, groups: list[list[Place]]) -> nn.Module:
-    """Bring the tensors of each group together again, in place, after modules were replaced."""
+def retie(model: nn.Module, groups: list[list[Place]], plain: bool = True) -> nn.Module:
+    """Bring the tensors of each group together again, in place, after modules were replaced.
+
+    Args:
+        plain: also groups of ordinary parameters; False leaves those to transformers.
+    """
+    ours: set[str] = set()
     for places in groups:
         found = [(model.get_submodule(name), key) for name, key in places]
         own = [(m, key) for m, key in found if key not in getattr(m, "_follows", {})]
@@ -64,10 +77,28 @@ def retie(model: nn.Module, groups: list[list[Place]]) -> nn.Module:
                 continue
             if behind:
                 follow(module, key, owner, of)
-            else:
+                ours.add(".".join(places[found.index((module, key))]))
+            elif plain:
                 _unfollow(module, key)._parameters[key] = owner._parameters[of]
-        _forget(model, places, bool(behind))
+    if plain:
+        _remember(model)
+    forget(model, ours | set(untied(model)))
     return model
+
+
+def replace(model: nn.Module, made: dict[str, nn.Module]) -> nn.Module:
+    """Put new modules in the places of others, in place; what these share with others stays so."""
+    groups = ties(model)
+    for name, new in made.items():
+        place_module(model, name, new)
+    return retie(model, groups)
+
+
+def place_module(model: nn.Module, name: str, new: nn.Module) -> None:
+    """Put a module in every place where the one of that name stands."""
+    old = model.get_submodule(name)
+    for place in [n for n, m in model.named_modules(remove_duplicate=False) if m is old]:
+        model.set_submodule(place, new)
 
 
 def follow(module: nn.Module, key: str, owner: nn.Module, of: str) -> None:
@@ -103,18 +134,19 @@ def _plain(model: nn.Module, name: str) -> bool:
     return key in model.get_submodule(front)._parameters
 
 
-def _forget(model: nn.Module, places: list[Place], ours: bool) -> None:
-    """Leave the tie to us: transformers' ``tie_weights`` would look for a parameter."""
-    names = {".".join(place) for place in places}
+def forget(model: nn.Module, names: set[str]) -> None:
+    """Let transformers' ``tie_weights`` leave these tensors alone: it would look for parameters."""
     for front, module in model.named_modules():
-        for table in ("all_tied_weights_keys", "_tied_weights_keys"):
+        full = f"{front}." if front else ""
+        for table in TABLES:
             keys = getattr(module, table, None)
-            if not isinstance(keys, dict):
-                continue
-            if not ours and table in vars(module) and table.startswith("_"):
-                delattr(module, table)  # plain again: what the class says
-            elif ours:
-                full = f"{front}." if front else ""
-                left = {k: v for k, v in keys.items() if not {full + k, full + v} <= names}
-                if left != keys:
-                    setattr(module, table, left)
+            if isinstance(keys, dict) and any(full + key in names for key in keys):
+                module._tied_before = {table: keys} | getattr(module, "_tied_before", {})
+                setattr(module, table, {k: v for k, v in keys.items() if full + k not in names})
+
+
+def _remember(model: nn.Module) -> None:
+    """Undo ``forget``."""
+    for module in model.modules():
+        for table, keys in vars(module).pop("_tied_before", {}).items():
+            setattr(module, table, keys)

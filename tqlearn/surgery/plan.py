@@ -14,6 +14,7 @@ from torch import nn
 
 from ..quantizers.named_points import Spot
 from ..stages import Cores
+from ..storage.tied import ties
 
 Edit = Callable[[nn.Module], nn.Module]
 
@@ -27,9 +28,12 @@ LAYERS = (nn.Linear, nn.Embedding, nn.Conv1d, nn.Conv2d, Cores, Spot)
 def match(model: nn.Module, plan: Plan) -> dict[str, Sequence[Edit]]:
     """Return the edits of every layer that a plan names; the first pattern that fits wins.
 
+    Of layers that share a weight, such as a table of words and the output layer, the first owns it:
+    what the plan says of any of them is done to that one, and serves all.
+
     Raises:
         ValueError: a pattern fits no layer (the message lists the nearest names), or a layer in the
-            plan shares its weight with another one.
+            plan shares its weight with one that has other edits.
         TypeError: an edit is not callable.
     """
     if isinstance(model, LAYERS):
@@ -49,8 +53,7 @@ def match(model: nn.Module, plan: Plan) -> dict[str, Sequence[Edit]]:
             raise TypeError(f"plan pattern {pattern!r}: {wrong[0]!r} is no edit (module -> module)")
         for name in hits:
             found.setdefault(name, edits)
-    _refuse_tied(model, [name for name, edits in found.items() if edits])
-    return {name: edits for name, edits in found.items() if edits}
+    return {name: edits for name, edits in _owned(model, found, layers).items() if edits}
 
 
 def _nearest(pattern: str, names: list[str]) -> list[str]:
@@ -59,17 +62,20 @@ def _nearest(pattern: str, names: list[str]) -> list[str]:
     return sorted(names, key=lambda n: -difflib.SequenceMatcher(None, plain, tails[n]).ratio())[:3]
 
 
-def _refuse_tied(model: nn.Module, chosen: list[str]) -> None:
-    owners: dict[int, list[str]] = {}
-    for name, module in model.named_modules(remove_duplicate=False):
-        for parameter in module.parameters(recurse=False):
-            owners.setdefault(id(parameter), []).append(name)
-    for names in owners.values():
-        if len(names) > 1 and set(names) & set(chosen):
+def _owned(model: nn.Module, chosen: dict[str, Sequence], layers: Mapping) -> dict[str, Sequence]:
+    """Give the edits of a weight that several layers share to the first of them, which owns it."""
+    for places in ties(model):
+        names = [name for name, key in places if key == "weight"]
+        asked = [chosen.pop(name) for name in names if name in chosen]
+        if not asked:
+            continue
+        if names[0] not in layers or any(edits != asked[0] for edits in asked):
             raise ValueError(
-                f"{' and '.join(names)} share one weight; leave both out of the plan or "
-                "untie them first"
+                f"{' and '.join(names)} share one weight, which the plan gives different edits; "
+                "name one of them, or all alike, or untie them first"
             )
+        chosen[names[0]] = asked[0]
+    return {name: chosen[name] for name in layers if name in chosen}
 
 
 @dataclass(frozen=True)

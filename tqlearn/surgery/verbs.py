@@ -12,6 +12,7 @@ from ..sparsity.blocks import tie
 from ..stages import Cores
 from ..storage.layout import attach_layout
 from ..storage.pack import bake_tensors, pack_tensors, unpack_tensors
+from ..storage.tied import replace
 from .plan import Plan, match
 
 
@@ -33,7 +34,7 @@ def compress(model: nn.Module, plan: Plan, *, inplace: bool = False) -> nn.Modul
 
     Raises:
         ValueError: a pattern matches no layer, a layer cannot take its edit, a weight holds a NaN,
-            or a weight is shared with another layer.
+            or layers that share a weight get different edits.
         TypeError: an edit cannot take that kind of layer, or returned no module.
 
     >>> from tqlearn import TT
@@ -57,13 +58,9 @@ def compress(model: nn.Module, plan: Plan, *, inplace: bool = False) -> nn.Modul
     student = model if inplace else copy.deepcopy(model)
     before = {name: student.get_submodule(name) for name in made}
     try:
-        for name, new in made.items():
-            student.set_submodule(name, new)
-        return attach_layout(tie(student))
+        return attach_layout(tie(replace(student, made)))
     except Exception:  # what cannot be described could not be saved: nothing half-done
-        for name, old in before.items():
-            student.set_submodule(name, old)
-        tie(student)
+        tie(replace(student, before))
         raise
 
 
@@ -91,9 +88,11 @@ def bake(model: nn.Module, *, dense: bool = False) -> nn.Module:
     """
     plain = bake_tensors(copy.deepcopy(model))
     if dense:
+        made = {}
         for name, module in list(plain.named_modules()):
             if isinstance(module, Cores):
-                plain.set_submodule(name, module.dense().train(module.training))
+                made[name] = module.dense().train(module.training)
             else:
                 lift(module)
+        replace(plain, made)
     return attach_layout(plain)
