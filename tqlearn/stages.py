@@ -16,28 +16,8 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from .computed import Computed, Product
-
-HALF = (torch.float16, torch.bfloat16)
-
-
-def widened(tensor: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
-    """Return half floats as float32, for sums, norms and grids need its digits and its range."""
-    return tensor.float() if tensor.dtype in HALF else tensor
-
-
-class Fine(nn.Module):
-    """Base of what keeps its own floats at 32 bits when the model around it is cast to fewer.
-
-    A scale or a clip that a cast has rounded would move every code of its tensor.
-    """
-
-    def _apply(self, fn, recurse: bool = True) -> nn.Module:
-        def careful(tensor: Tensor) -> Tensor:
-            new = fn(tensor)
-            rounds = new.dtype in HALF and tensor.dtype not in HALF
-            return tensor.to(new.device) if rounds else new
-
-        return super()._apply(careful, recurse)
+from .kinds import require_editable
+from .precision import widened
 
 
 def is_quantizer(module: nn.Module) -> bool:
@@ -58,11 +38,28 @@ def chain_of(module: nn.Module, name: str = "weight") -> list[nn.Module]:
 
 def weight_names(module: nn.Module) -> list[str]:
     """Return the names of a layer's own weights (cores included, biases and vectors not)."""
-    parametrized = getattr(module, "parametrizations", {})
-    plain = [n for n, p in module.named_parameters(recurse=False) if p.dim() > 1]
-    return plain + [
-        n for n, chain in parametrized.items() if chain.is_tensor and chain.original.dim() > 1
+    chains = getattr(module, "parametrizations", {}).items()
+    own = [*module.named_parameters(recurse=False)]
+    own += [(name, chain.original) for name, chain in chains if chain.is_tensor]
+    return [
+        n for n, t in own if t.dim() > 1 and not n.startswith("bias") and not n.endswith("bias")
     ]
+
+
+def weights_of(module: nn.Module, edit: str) -> list[str]:
+    """Return ``weight_names`` for an edit.
+
+    Raises:
+        TypeError: the layer has no weight.
+        ValueError: something else computes or changes its weight.
+    """
+    require_editable(edit, module)
+    if names := weight_names(module):
+        return names
+    raise TypeError(
+        f"{edit} found no weight on a {type(module).__name__}; leave it out of the plan, or call "
+        "tqlearn.unpack(model) first if it is packed"
+    )
 
 
 def mask_of(module: nn.Module, name: str = "weight") -> Bool[Tensor, "..."] | None:
@@ -114,7 +111,8 @@ def attach(module: nn.Module, name: str, stage: nn.Module) -> None:
         raise ValueError(
             f"{type(module).__name__}.{name} holds NaN or infinite entries; repair the model first"
         )
-    put(module, name, stage.to(original).train(module.training))
+    stage = stage.to(original).train(module.training)
+    put(module, name, stage if original.requires_grad else stage.requires_grad_(False))
 
 
 class _Guarded(property):
@@ -164,13 +162,21 @@ def _missed(stage: nn.Module, x: Tensor) -> Tensor:
     return (widened(stage(x)) - widened(x)).square().sum()
 
 
+def is_frozen(module: nn.Module, name: str) -> bool:
+    """Say whether a tensor shall not learn; packed codes remember it of the numbers they were."""
+    chains = getattr(module, "parametrizations", {})
+    if name in chains and hasattr(chains[name][-1], "frozen"):
+        return chains[name][-1].frozen
+    return not (chains[name].original if name in chains else getattr(module, name)).requires_grad
+
+
 @torch.no_grad()
 def strip(module: nn.Module, name: str) -> None:
     """Make the current value of a tensor that carries stages an ordinary parameter again."""
-    values = getattr(module, name).detach().clone()
+    values, learns = getattr(module, name).detach().clone(), not is_frozen(module, name)
     parametrize.remove_parametrizations(own_class(module), name, leave_parametrized=False)
     delattr(module, name)
-    module.register_parameter(name, nn.Parameter(values))
+    module.register_parameter(name, nn.Parameter(values, requires_grad=learns))
 
 
 class Cores(nn.Module):

@@ -7,11 +7,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from ..precision import widened
 from ..registry import register
 from ..shapes import Ranks, tt_ranks
 from ..stages import Cores
 from .cores import check_ids, dense_table
-from .svd import widened
 from .trains import balance_norms, check_table_modes, ttm_dense, ttm_svd
 
 

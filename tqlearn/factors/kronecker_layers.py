@@ -13,12 +13,12 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from ..precision import widened
 from ..registry import register
 from ..shapes import kronecker_macs
 from ..stages import Cores
 from .cores import check_ids, dense_linear, dense_table, new_bias, with_cores
 from .kronecker import Factors, check_pair, kronecker_dense, nearest_kronecker
-from .svd import widened
 
 
 class KroneckerCores(Cores):

@@ -12,12 +12,12 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from ..precision import widened
 from ..registry import register
 from ..shapes import Ranks, tt_ranks
 from ..stages import Cores
 from .cores import dense_linear, new_bias, with_cores
 from .low_rank import low_rank
-from .svd import widened
 from .trains import balance_norms, tt_dense, tt_svd
 
 

@@ -8,8 +8,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..stages import widened  # noqa: F401  (there is no SVD of half floats)
-
 METHODS = ("auto", "exact", "gram", "filter")
 FLOOR = 1e-3  # what is left, as a share of all squares; rounding blurs smaller differences
 

@@ -11,8 +11,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ..precision import widened
 from ..shapes import Ranks, tt_ranks
-from .svd import allowed_norm, check_finite, leading, widened
+from .svd import allowed_norm, check_finite, leading
 
 
 def tt_svd(

@@ -9,7 +9,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from ..stages import Fine, is_quantizer, widened
+from ..precision import Fine, widened
+from ..stages import is_quantizer
 from .initial_scales import require_finite
 from .rounding import integer_range, positive
 

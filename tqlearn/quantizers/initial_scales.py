@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..stages import widened
+from ..precision import widened
 
 # spec sheet KDLSQ, 3.3 for 2, 3, 4 and 8 bits; 5 to 7 lie between them and are our choice
 GAMMA = {2: 0.05, 3: 0.05, 4: 0.02, 5: 0.01, 6: 0.005, 7: 0.002, 8: 0.001}

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..stages import widened
+from ..precision import widened
 
 MIN_SCALE = 1e-8  # a scale that training drives to zero or below is read as this
 PIECE = 2**17  # elements at a time: 512 KiB of float32

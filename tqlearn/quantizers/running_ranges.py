@@ -10,8 +10,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from ..precision import widened
 from ..registry import register
-from ..stages import widened
 from .ranges import Uniform
 from .rounding import fake_quantize, positive
 

@@ -8,8 +8,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from ..precision import widened
 from ..registry import register
-from ..stages import widened
 from .grid import Quantizer
 from .rounding import fake_quantize, positive
 

@@ -11,8 +11,9 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from ..precision import Fine
 from ..registry import register
-from ..stages import Fine, chain_of
+from ..stages import chain_of
 from .movement import FINAL, Straight, blocks_kept
 
 

@@ -10,7 +10,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ..stages import is_quantizer, widened
+from ..precision import widened
+from ..stages import is_quantizer
 from .nm import NMMask, magnitude
 
 

@@ -12,7 +12,7 @@ from ..quantizers.grid import require_calibrated
 from ..shapes import packed_bytes
 from ..sparsity.blocks import BlockMask, RowMask
 from ..sparsity.nm import NMMask
-from ..stages import is_quantizer, mask_of, put, strip
+from ..stages import is_frozen, is_quantizer, mask_of, put, strip
 from .packed import Packed, PackedNM
 from .tied import retie, ties
 
@@ -47,6 +47,7 @@ def _pack_tensor(module: nn.Module, name: str, chain: nn.Module) -> None:
         packed, codes = PackedNM.of(x, q, masks[-1], mask_of(module, name))
     else:
         packed, codes = Packed.of(x, q)
+    packed.frozen = is_frozen(module, name)
     strip(module, name)
     place_packed(module, name, packed, codes)
 

@@ -10,12 +10,13 @@ import torch
 from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor, nn
 
+from ..precision import Fine
 from ..quantizers.grid import decode, grid_is_a_scale
 from ..quantizers.rounding import positive
 from ..registry import build, register, spec_of
 from ..shapes import packed_bytes
 from ..sparsity.nm import NMMask, grouped, ungrouped
-from ..stages import Fine, fit
+from ..stages import fit
 from .codes import pack_bits, unpack_bits
 
 
@@ -28,15 +29,22 @@ class Packed(Fine):
         shape: shape of the float tensor.
         quantizer: class name and arguments of the quantizer that made the codes, for ``unpack``.
         bits, qmin: of the codes.
+        frozen: the numbers shall not learn once they are unpacked.
 
     The float values are computed at the first use and kept until the codes or the scale change.
     Scales stay in float32 when the model is cast to ``dtype``; each value is rounded to it once.
     """
 
     def __init__(
-        self, shape: list[int], bits: int | None, qmin: int | None, quantizer: dict | None
+        self,
+        shape: list[int],
+        bits: int | None,
+        qmin: int | None,
+        quantizer: dict | None,
+        frozen: bool = False,
     ) -> None:
         super().__init__()
+        self.frozen = frozen
         self.shape, self.bits, self.qmin, self.quantizer = tuple(shape), bits, qmin, quantizer
         like = None if quantizer is None else build(quantizer)
         plain = like is None or grid_is_a_scale(like)
@@ -87,10 +95,10 @@ class Packed(Fine):
     def stages(self) -> list[nn.Module]:
         """Return what stood on the tensor before it was packed."""
         if self.grid is not None:
-            return [copy.deepcopy(self.grid).requires_grad_()]
+            return [copy.deepcopy(self.grid).requires_grad_(not self.frozen)]
         q = build(self.quantizer).to(self.scale)
         q.scale.data.copy_(self.scale)
-        return [q]
+        return [q.requires_grad_(not self.frozen)]
 
     def forward(self, packed: Tensor) -> Float[Tensor, "..."]:
         parts = [packed, *self.parameters(), *self.buffers()]
@@ -113,7 +121,7 @@ class Packed(Fine):
             "bits": self.bits,
             "qmin": self.qmin,
             "quantizer": self.quantizer,
-        }
+        } | ({"frozen": True} if self.frozen else {})
 
     def extra_repr(self) -> str:
         return f"shape={self.shape}, bits={self.bits}"
@@ -141,8 +149,9 @@ class PackedNM(Packed):
         bits: int | None = None,
         qmin: int | None = None,
         quantizer: dict | None = None,
+        frozen: bool = False,
     ) -> None:
-        super().__init__(shape, bits, qmin, quantizer)
+        super().__init__(shape, bits, qmin, quantizer, frozen)
         like = build(mask)
         self.mask, self.form, self.axis = mask, like.form, like.axis
         self.groups = self.form.groups(self.shape, self.axis)
@@ -231,6 +240,7 @@ class PackedNM(Packed):
     def config(self) -> dict:
         """Return the arguments that rebuild this module."""
         own = {"shape": list(self.shape), "mask": self.mask}
+        own |= {"frozen": True} if self.frozen else {}
         return own if self.quantizer is None else super().config() | own
 
     def extra_repr(self) -> str:

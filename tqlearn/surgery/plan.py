@@ -7,13 +7,14 @@ A plan is a dict: shell wildcard on module names -> list of edits. The first pat
 import copy
 import difflib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 
 from torch import nn
 
+from ..kinds import is_known, require_no_hook
 from ..quantizers.named_points import Spot
-from ..stages import Cores
+from ..stages import Cores, weight_names
 from ..storage.tied import ties
 
 Edit = Callable[[nn.Module], nn.Module]
@@ -22,7 +23,7 @@ Edit = Callable[[nn.Module], nn.Module]
 Plan = Mapping[str, Sequence]  # of edits; ``match`` says which one is none
 
 
-LAYERS = (nn.Linear, nn.Embedding, nn.Conv1d, nn.Conv2d, Cores, Spot)
+LAYERS = (nn.Linear, nn.Embedding, nn.Conv1d, nn.Conv2d, Cores, Spot)  # or ``is_known``
 
 
 def match(model: nn.Module, plan: Plan) -> dict[str, Sequence[Edit]]:
@@ -40,7 +41,11 @@ def match(model: nn.Module, plan: Plan) -> dict[str, Sequence[Edit]]:
         raise ValueError(
             f"the model is itself a {type(model).__name__}; call the edit on it: TT(rank=8)(layer)"
         )
-    layers = {name: m for name, m in model.named_modules() if isinstance(m, LAYERS)}
+    layers = {n: m for n, m in model.named_modules() if isinstance(m, LAYERS) or is_known(m)}
+    named = dict(model.named_modules())
+    for pattern in plan:  # a full name finds any module with a weight
+        if pattern in named and weight_names(named[pattern]):
+            layers[pattern] = named[pattern]
     found: dict[str, Sequence[Edit]] = {}
     for pattern, edits in plan.items():
         hits = [name for name in layers if fnmatchcase(name, pattern)]
@@ -53,6 +58,8 @@ def match(model: nn.Module, plan: Plan) -> dict[str, Sequence[Edit]]:
             raise TypeError(f"plan pattern {pattern!r}: {wrong[0]!r} is no edit (module -> module)")
         for name in hits:
             found.setdefault(name, edits)
+            if edits:
+                require_no_hook(name, layers[name])
     return {name: edits for name, edits in _owned(model, found, layers).items() if edits}
 
 
@@ -78,11 +85,39 @@ def _owned(model: nn.Module, chosen: dict[str, Sequence], layers: Mapping) -> di
     return {name: chosen[name] for name in layers if name in chosen}
 
 
+def left_out(model: nn.Module, plan: Plan) -> dict[str, int]:
+    """Return the bytes of every matrix under a plan's patterns that ``match`` does not find.
+
+    These stand in modules of other kinds; their full names, without a wildcard, find them.
+    """
+    found, chosen = {}, match(model, plan)
+    for name, module in model.named_modules():
+        edits = next((edits for pattern, edits in plan.items() if fnmatchcase(name, pattern)), ())
+        if name in chosen or not edits or isinstance(module, LAYERS) or is_known(module):
+            continue
+        for key in weight_names(module):
+            tensor = getattr(module, key)
+            if sum(n > 1 for n in tensor.shape) > 1:
+                found[f"{name}.{key}".lstrip(".")] = tensor.numel() * tensor.element_size()
+    return found
+
+
+def copied(model: nn.Module) -> nn.Module:
+    """Return a copy of a model, or say which module cannot be copied."""
+    for name, module in model.named_modules():
+        require_no_hook(name, module)
+    return copy.deepcopy(model)
+
+
 @dataclass(frozen=True)
 class Preview:
-    """What a plan would do: one row per layer with name, layer, edits and parameter counts."""
+    """What a plan would do: one row per layer with name, layer, edits and parameter counts.
+
+    ``left`` has the bytes of the matrices under the plan's patterns that stay as they are.
+    """
 
     rows: list[dict]
+    left: dict[str, int] = field(default_factory=dict)
 
     @property
     def before(self) -> int:
@@ -100,7 +135,8 @@ class Preview:
         for row in self.rows:
             line = f"{row['name']:<{width}} {row['before']:>12,} {row['after']:>12,}  "
             lines.append(line + row["becomes"])
-        return "\n".join([*lines, f"{'together':<{width}} {self.before:>12,} {self.after:>12,}"])
+        lines.append(f"{'together':<{width}} {self.before:>12,} {self.after:>12,}")
+        return "\n".join([*lines, *(f"stays as it is: {name}" for name in self.left)])
 
     def _repr_html_(self) -> str:
         body = "".join(
@@ -110,7 +146,8 @@ class Preview:
         )
         foot = f"<tr><th>together</th><th>{self.before:,}</th><th>{self.after:,}</th><th></th></tr>"
         head = "<tr><th>layer</th><th>before</th><th>after</th><th>becomes</th></tr>"
-        return f"<table>{head}{body}{foot}</table>"
+        left = "".join(f"<p>stays as it is: {name}</p>" for name in self.left)
+        return f"<table>{head}{body}{foot}</table>{left}"
 
 
 def preview(model: nn.Module, plan: Plan) -> Preview:
@@ -141,7 +178,7 @@ def preview(model: nn.Module, plan: Plan) -> Preview:
                 "edits": [repr(edit) for edit in edits],
             }
         )
-    return Preview(rows)
+    return Preview(rows, left_out(model, plan))
 
 
 def _count(module: nn.Module) -> int:

@@ -5,7 +5,7 @@ import copy
 import torch
 from torch import nn
 
-from ..stages import widened
+from ..precision import widened
 
 
 @torch.no_grad()

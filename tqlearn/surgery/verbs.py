@@ -4,6 +4,7 @@ All checks come before the first cut, so a refused plan leaves everything as it 
 """
 
 import copy
+import warnings
 
 from torch import nn
 
@@ -13,7 +14,7 @@ from ..stages import Cores
 from ..storage.layout import attach_layout
 from ..storage.pack import bake_tensors, pack_tensors, unpack_tensors
 from ..storage.tied import replace
-from .plan import Plan, match
+from .plan import Plan, copied, left_out, match
 
 
 def compress(model: nn.Module, plan: Plan, *, inplace: bool = False) -> nn.Module:
@@ -55,7 +56,8 @@ def compress(model: nn.Module, plan: Plan, *, inplace: bool = False) -> nn.Modul
                 )
             new.train(training)
         made[name] = new
-    student = model if inplace else copy.deepcopy(model)
+    _say_left(left_out(model, plan), model)
+    student = model if inplace else copied(model)
     before = {name: student.get_submodule(name) for name in made}
     try:
         return attach_layout(tie(replace(student, made)))
@@ -64,18 +66,31 @@ def compress(model: nn.Module, plan: Plan, *, inplace: bool = False) -> nn.Modul
         raise
 
 
+def _say_left(left: dict[str, int], model: nn.Module) -> None:
+    """Warn of matrices under the plan's patterns that no edit reaches, where they weigh."""
+    whole = sum(t.numel() * t.element_size() for t in model.parameters())
+    if left and (share := sum(left.values()) / whole) > 0.01:
+        largest = max(left, key=left.get)
+        warnings.warn(
+            f"{len(left)} matrices under the plan's patterns stay as they are, {share:.1%} of the "
+            f"model's bytes, the largest is {largest!r}; preview lists them, and the full name of "
+            "their module in the plan finds them",
+            stacklevel=3,
+        )
+
+
 def pack(model: nn.Module) -> nn.Module:
     """Return a copy whose quantized tensors are real integer codes; the outputs stay bit for bit.
 
     Raises:
         ValueError: a quantizer has no scale yet.
     """
-    return attach_layout(pack_tensors(copy.deepcopy(model)))
+    return attach_layout(pack_tensors(copied(model)))
 
 
 def unpack(model: nn.Module) -> nn.Module:
     """Return a trainable copy of a packed model: floats under the quantizers of the codes."""
-    return attach_layout(unpack_tensors(copy.deepcopy(model)))
+    return attach_layout(unpack_tensors(copied(model)))
 
 
 def bake(model: nn.Module, *, dense: bool = False) -> nn.Module:
@@ -86,7 +101,7 @@ def bake(model: nn.Module, *, dense: bool = False) -> nn.Module:
             loads anywhere (and is as large as the teacher). Quantizers of activations go then, for
             a plain layer has no place for them; without ``dense`` they stay.
     """
-    plain = bake_tensors(copy.deepcopy(model))
+    plain = bake_tensors(copied(model))
     if dense:
         made = {}
         for name, module in list(plain.named_modules()):
