@@ -134,11 +134,12 @@ class Product(Tensor):
     def of(layer: torch.nn.Module, learns: bool | None = None) -> Tensor:
         """Return the weight of a layer that has ``cores``, ``product()`` and ``dense_shape``."""
         if torch.compiler.is_compiling():
-            return layer.product()  # what nobody uses, a compiler drops
-        like = layer.cores[0]
+            return _dense(layer)  # what nobody uses, a compiler drops
+        like, shape = layer.cores[0], layer.dense_shape
         learns = any(core.requires_grad for core in layer.cores) if learns is None else learns
+        shape = shape if layer.dense_like is None else shape[::-1]
         new = Tensor._make_wrapper_subclass(
-            Product, layer.dense_shape, dtype=like.dtype, device=like.device, requires_grad=learns
+            Product, shape, dtype=like.dtype, device=like.device, requires_grad=learns
         )
         new._layer, new._learns = layer, learns
         return new
@@ -176,4 +177,9 @@ class Product(Tensor):
 def _numbers(value: object) -> object:
     if not isinstance(value, Product):
         return value
-    return value._layer.product() if value._learns else value._layer.product().detach()
+    dense = _dense(value._layer)
+    return dense if value._learns else dense.detach()
+
+
+def _dense(layer: torch.nn.Module) -> Tensor:
+    return layer.product() if layer.dense_like is None else layer.product().T

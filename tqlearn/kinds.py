@@ -2,6 +2,9 @@
 way of an edit.
 """
 
+import copy
+
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
@@ -14,6 +17,11 @@ WAYS = {  # the hooks of older torch.nn.utils, which put a computed tensor besid
     SpectralNorm: "torch.nn.utils.remove_spectral_norm(layer)",
     BasePruningMethod: "torch.nn.utils.prune.remove(layer, name)",
 }
+HOOKS = (
+    *("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks"),
+    *("_forward_pre_hooks_with_kwargs", "_forward_hooks_with_kwargs"),
+    "_forward_hooks_always_called",
+)
 OPTIONS = ("max_norm", "scale_grad_by_freq", "sparse")  # of nn.Embedding
 
 
@@ -21,6 +29,72 @@ def is_conv1d(module: nn.Module) -> bool:
     """Say whether a module is GPT-2's Conv1D: linear, with its weight the other way round."""
     named = any(cls.__name__ == "Conv1D" for cls in type(module).__mro__)
     return named and hasattr(module, "nf") and hasattr(module, "nx")
+
+
+def linear_of(module: nn.Module) -> nn.Module:
+    """Return a Conv1D as the linear layer that computes the same; any other module as it is."""
+    if not is_conv1d(module) or not isinstance(module._parameters.get("weight"), nn.Parameter):
+        return module
+    linear = nn.Linear(1, 1, bias=False).train(module.training)
+    linear.in_features, linear.out_features = module.nx, module.nf
+    learns = module.weight.requires_grad
+    linear.weight = nn.Parameter(module.weight.detach().T.contiguous(), requires_grad=learns)
+    linear.bias = module.bias
+    return linear
+
+
+def computes_as(module: nn.Module, kind: type[nn.Module]) -> bool:
+    """Say whether a subclass with a forward of its own gives what ``kind`` gives, bit for bit or
+    nearly: tried on a copy with random weights.
+
+    >>> class Loud(nn.Linear):
+    ...     def forward(self, x):
+    ...         return 2 * super().forward(x)
+    >>> computes_as(Loud(4, 3), nn.Linear)
+    False
+    """
+    if "forward" in vars(module):
+        return False  # somebody has put another one in its place
+    if type(module).forward is kind.forward:
+        return True
+    with torch.random.fork_rng(devices=[]), torch.no_grad(), torch.device("cpu"):
+        torch.manual_seed(0)
+        trial = copy.deepcopy(module).to_empty(device="cpu").double()
+        for hooks in HOOKS[:2]:
+            getattr(trial, hooks).clear()
+        for tensor in (*trial.parameters(), *trial.buffers()):
+            random = torch.randn if tensor.is_floating_point() else torch.ones
+            tensor.copy_(random(tensor.shape))
+        if kind is nn.Linear:
+            x = torch.randn(2, 5, trial.in_features, dtype=torch.float64)
+        else:
+            x = torch.randint(trial.num_embeddings, (2, 5))
+        wanted = kind.forward(trial, x)
+        try:
+            found = trial(x)
+        except Exception:  # other arguments, or other inputs: a forward we know nothing of
+            return False
+        same = isinstance(found, Tensor) and found.shape == wanted.shape
+        return same and torch.allclose(found.to(wanted), wanted)
+
+
+def freeze_like(old: nn.Module, new: nn.Module) -> nn.Module:
+    """Let the numbers of a new module learn, or not, as those of the old one; its bias apart."""
+    weight, bias = (old._parameters.get(name) for name in ("weight", "bias"))
+    if weight is not None and not weight.requires_grad:
+        for name, parameter in new.named_parameters():
+            parameter.requires_grad_(name == "bias")
+    if bias is not None and getattr(new, "bias", None) is not None:
+        new.bias.requires_grad_(bias.requires_grad)
+    return new
+
+
+def keep_hooks(old: nn.Module, new: nn.Module) -> nn.Module:
+    """Let a new module in the place of an old one call the hooks of the old one."""
+    for name in HOOKS:
+        getattr(new, name).update(getattr(old, name))
+    new._is_full_backward_hook = old._is_full_backward_hook
+    return new
 
 
 def is_experts(module: nn.Module) -> bool:

@@ -46,7 +46,7 @@ def weight_names(module: nn.Module) -> list[str]:
     ]
 
 
-def weights_of(module: nn.Module, edit: str) -> list[str]:
+def weights_of(module: nn.Module, edit: str, use: str) -> list[str]:
     """Return ``weight_names`` for an edit.
 
     Raises:
@@ -57,8 +57,8 @@ def weights_of(module: nn.Module, edit: str) -> list[str]:
     if names := weight_names(module):
         return names
     raise TypeError(
-        f"{edit} found no weight on a {type(module).__name__}; leave it out of the plan, or call "
-        "tqlearn.unpack(model) first if it is packed"
+        f"{edit} found no weight to {use} on a {type(module).__name__}; leave it out of the plan, "
+        "or call tqlearn.unpack(model) first if it is packed"
     )
 
 
@@ -126,7 +126,9 @@ def put(module: nn.Module, name: str, stage: nn.Module) -> None:
     if not isinstance(plain, _Guarded):
 
         def values(self: nn.Module) -> Tensor:
-            return Computed.of(plain.fget(self), partial(write, self, name))
+            found = plain.fget(self)
+            kept = parametrize._cache_enabled  # within ``cached`` every look gives the same tensor
+            return found if kept else Computed.of(found, partial(write, self, name))
 
         guarded = _Guarded(values, lambda self, new: write(self, name, new))
         setattr(type(module), name, guarded)
@@ -183,10 +185,16 @@ class Cores(nn.Module):
     """Base of the factored layers: the weight is a product of ``core_0``, ``core_1`` and so on."""
 
     order: int
+    dense_like: type[nn.Module] | None = None  # GPT-2's Conv1D, where one was in this place
+
+    @property
+    def is_frozen(self) -> bool:
+        """Say whether none of the cores shall learn."""
+        return all(is_frozen(self, f"core_{k}") for k in range(self.order))
 
     @property
     def dense_shape(self) -> tuple[int, int]:
-        """The shape of the weight: (out, in) of a linear layer, (words, width) of a table."""
+        """The shape of ``product()``: (out, in) of a linear layer, (words, width) of a table."""
         if hasattr(self, "num_embeddings"):
             return self.num_embeddings, self.embedding_dim
         return self.out_features, self.in_features

@@ -17,7 +17,7 @@ from ..precision import widened
 from ..registry import register
 from ..shapes import kronecker_macs
 from ..stages import Cores
-from .cores import check_ids, dense_linear, dense_table, new_bias, with_cores
+from .cores import check_ids, dense_linear, dense_table, looked_up, new_bias, with_cores
 from .kronecker import Factors, check_pair, kronecker_dense, nearest_kronecker
 
 
@@ -135,7 +135,7 @@ class KroneckerLinear(KroneckerCores):
         return x
 
     @torch.no_grad()
-    def dense(self) -> nn.Linear:
+    def dense(self) -> nn.Module:
         """Return the ordinary layer with the same weight."""
         return dense_linear(self, self.product())
 
@@ -160,7 +160,7 @@ class KroneckerEmbedding(KroneckerCores):
         num_embeddings: words. Ids at or above it raise.
         col_modes: (d / n, n): the widths of A's rows and of B, which multiply to the width d.
         rank: how many such products are summed, clipped to what is exact.
-        padding_idx: kept for the record; the row is not forced to zero.
+        padding_idx: look-ups of this row teach the factors nothing; it is not forced to zero.
         std: standard deviation of the random start; 1 as in ``nn.Embedding``.
 
     B is a row, so every word keeps a row of its own in A. With ``col_modes`` = (1, d) the sum is
@@ -208,7 +208,7 @@ class KroneckerEmbedding(KroneckerCores):
     def forward(self, ids: Int[Tensor, "..."]) -> Float[Tensor, "... width"]:
         check_ids(ids, self.num_embeddings)
         rows = [(F.embedding(ids, a)[..., None] * b).flatten(-2) for a, b in self.factors]
-        return reduce(torch.add, rows)
+        return looked_up(reduce(torch.add, rows), ids, self.padding_idx)
 
     def logits(self, hidden: Float[Tensor, "... width"]) -> Float[Tensor, "... words"]:
         """Return hidden @ table^T, the output layer of a model that ties it, without the table.

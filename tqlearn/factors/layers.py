@@ -108,7 +108,7 @@ class TTLinear(Cores):
         return tt_dense(self.cores).reshape(self.out_features, self.in_features)
 
     @torch.no_grad()
-    def dense(self) -> nn.Linear:
+    def dense(self) -> nn.Module:
         """Return the ordinary layer with the same weight."""
         return dense_linear(self, self.product())
 
@@ -176,7 +176,7 @@ class LowRankLinear(Cores):
         return self.core_0 @ self.core_1
 
     @torch.no_grad()
-    def dense(self) -> nn.Linear:
+    def dense(self) -> nn.Module:
         """Return the ordinary layer with the same weight."""
         return dense_linear(self, self.product())
 

@@ -30,6 +30,7 @@ def low_rank(
 
     Source: Eckart and Young 1936.
 
+    >>> import torch
     >>> w = torch.randn(24, 36)
     >>> left, right, dropped = low_rank(w, rank=5)
     >>> left.shape, right.shape

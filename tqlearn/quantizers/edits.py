@@ -228,5 +228,10 @@ class Inputs:
                 f"the input of a {type(module).__name__} is token ids, which are integers already; "
                 "leave Inputs out for it"
             )
+        if isinstance(module, nn.MultiheadAttention):
+            raise TypeError(
+                "the inputs of an nn.MultiheadAttention are query, key and value, and one "
+                "quantizer would see the query alone; leave Inputs out for it"
+            )
         like = next((p for p in module.parameters() if p.is_floating_point()), torch.zeros(()))
         return place(module, INPUT, self.by.quantizer(activation=True).to(like))

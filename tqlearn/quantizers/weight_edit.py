@@ -17,7 +17,7 @@ def weights_to_quantize(edit: object, module: nn.Module) -> list[str]:
         TypeError: the layer has no weight.
         ValueError: a weight is quantized already.
     """
-    names = weights_of(module, type(edit).__name__)
+    names = weights_of(module, type(edit).__name__, "quantize")
     for name in names:
         chains = getattr(module, "parametrizations", {})
         if name in chains and any(is_quantizer(stage) for stage in chains[name]):

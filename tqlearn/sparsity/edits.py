@@ -65,7 +65,7 @@ class TwoFour:
             ValueError: a width without whole groups, a weight that is masked or quantized already,
                 an unknown name in ``only``, or a NaN.
         """
-        names = weights_of(module, "TwoFour")
+        names = weights_of(module, "TwoFour", "mask")
         if unknown := [name for name in self.only or () if name not in names]:
             raise ValueError(f"{type(module).__name__} has no weight {unknown[0]!r}, only {names}")
         masks = {name: self._mask(module, name) for name in self.only or names}

@@ -14,10 +14,11 @@ from safetensors.torch import load_model, save_model
 from torch import nn
 from torch.nn.utils import parametrize
 
+from ..kinds import freeze_like
 from ..quantizers.inputs import PLACES, place
 from ..registry import RESIZED, build, registered_name, size_of, spec_of
 from ..sparsity.blocks import tie
-from ..stages import Cores, put
+from ..stages import Cores, is_frozen, put
 from .pack import place_packed
 from .packed import Packed
 from .tied import declared, place_module, retie, ties, untied
@@ -104,6 +105,7 @@ def rebuild(model: nn.Module, layout: dict) -> nn.Module:
             if last in PLACES:
                 place(old, last, new)
             elif name:
+                new = freeze_like(old, new) if isinstance(new, Cores) else new
                 place_module(model, name, new)
             old = new
         for key, stages in entry.get("parametrizations", {}).items():
@@ -117,7 +119,8 @@ def rebuild(model: nn.Module, layout: dict) -> nn.Module:
                 if isinstance(stage, Packed):
                     place_packed(old, key, stage)
                 else:
-                    put(old, key, stage)
+                    frozen = is_frozen(old, key) and not isinstance(stage, Packed)
+                    put(old, key, stage.requires_grad_(False) if frozen else stage)
     retie(retie(model, shared), wanted, plain=False)
     return tie(model)
 

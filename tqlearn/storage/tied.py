@@ -9,6 +9,9 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
+from ..kinds import is_conv1d
+from ..stages import Cores
+
 TABLES = "all_tied_weights_keys", "_tied_weights_keys"  # {tied: source}, of transformers' models
 Place = tuple[str, str]  # the name of a module and of a tensor in it
 
@@ -97,6 +100,8 @@ def replace(model: nn.Module, made: dict[str, nn.Module]) -> nn.Module:
 def place_module(model: nn.Module, name: str, new: nn.Module) -> None:
     """Put a module in every place where the one of that name stands."""
     old = model.get_submodule(name)
+    if is_conv1d(old) and isinstance(new, Cores):
+        new.dense_like = type(old)
     for place in [n for n, m in model.named_modules(remove_duplicate=False) if m is old]:
         model.set_submodule(place, new)
 
