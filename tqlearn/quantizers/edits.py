@@ -2,7 +2,8 @@
 
 Each is a frozen dataclass whose fields are the arguments of the quantizer of the same name in
 ``lsq``, ``clips``, ``sawb`` and ``ranges``, and ``per``: "tensor", "channel" (first axis:
-output rows, words) or a whole number, so many neighbors along the last axis sharing a scale.
+output rows, words; of GPT-2's Conv1D input rows, of fused experts whole ones) or a whole number, so
+many neighbors along the last axis sharing a scale.
 """
 
 from dataclasses import dataclass, replace
