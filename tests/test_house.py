@@ -24,7 +24,8 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 PINS = environment.read_pins(ROOT / "requirements.lock")
 
 ROWS = [  # DESIGN: who may import whom; a room imports only what stands in rows before its own
-    {"shapes", "registry", "stages", "averages"},
+    {"shapes", "registry", "averages", "computed", "kinds", "precision"},
+    {"stages"},
     {"factors", "quantizers", "sparsity", "distill", "data"},
     {"storage", "models"},
     {"surgery"},

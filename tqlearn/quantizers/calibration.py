@@ -78,7 +78,10 @@ def _calibrate_inputs(model: nn.Module, quantizers: dict, batches: Iterable | No
     def look(module: nn.Module, inputs: tuple) -> None:
         pairs = quantizers[module].endswith("quant_probabilities")
         told = len(inputs) > 1  # a point is told which positions are real
-        module.calibrate(*(inputs if told else (real(inputs[0], masks, pairs),)))
+        x = module.counted(*inputs) if told else real(inputs[0], masks, pairs)
+        if not x.numel():  # an empty batch, or one of padding alone, tells nothing
+            return
+        module.calibrate(*(inputs if told else (x,)))
         seen[module].append([t.detach().clone() for t in _numbers(module)])
 
     hooks = [module.register_forward_pre_hook(look) for module in quantizers]

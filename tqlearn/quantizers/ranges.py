@@ -82,6 +82,8 @@ class Uniform(Quantizer):
             setattr(self, name, new.reshape(old.shape).to(old.dtype))
 
     def _follow(self, rows: Float[Tensor, "rows n"]) -> None:
+        if not rows.numel():  # an empty batch, or one of padding alone, tells nothing
+            return
         if self.momentum and recomputing():
             return self._require_newest(rows)
         old = self.low, self.high

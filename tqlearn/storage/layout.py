@@ -14,13 +14,15 @@ from safetensors.torch import load_model, save_model
 from torch import nn
 from torch.nn.utils import parametrize
 
+from ..kinds import freeze_like
 from ..quantizers.inputs import PLACES, place
 from ..registry import RESIZED, build, registered_name, size_of, spec_of
 from ..sparsity.blocks import tie
-from ..stages import Cores
+from ..stages import Cores, is_frozen, put
 from .pack import place_packed
 from .packed import Packed
 from .resizing import guard_resizing
+from .tied import declared, place_module, retie, ties, untied
 
 VERSION = 1
 
@@ -61,7 +63,8 @@ def describe(model: nn.Module) -> dict:
             entry["parametrizations"] = stages
         if entry:
             modules[name] = entry
-    return {"version": VERSION, "modules": modules}
+    apart = untied(model)
+    return {"version": VERSION, "modules": modules} | ({"untied": apart} if apart else {})
 
 
 def _stage(name: str, key: str, stage: nn.Module) -> dict:
@@ -85,6 +88,7 @@ def rebuild(model: nn.Module, layout: dict) -> nn.Module:
             f"this tqlearn reads layout version {VERSION}, the file has {layout.get('version')!r}; "
             "install the tqlearn that wrote it"
         )
+    shared, wanted = ties(model), declared(model, layout.get("untied", ()))
     for name, entry in sorted(layout["modules"].items(), key=lambda item: item[0].count(".")):
         above, _, last = name.rpartition(".")
         try:
@@ -102,7 +106,8 @@ def rebuild(model: nn.Module, layout: dict) -> nn.Module:
             if last in PLACES:
                 place(old, last, new)
             elif name:
-                model.set_submodule(name, new)
+                new = freeze_like(old, new) if isinstance(new, Cores) else new
+                place_module(model, name, new)
             old = new
         for key, stages in entry.get("parametrizations", {}).items():
             if key in getattr(old, "parametrizations", {}):
@@ -115,7 +120,9 @@ def rebuild(model: nn.Module, layout: dict) -> nn.Module:
                 if isinstance(stage, Packed):
                     place_packed(old, key, stage)
                 else:
-                    parametrize.register_parametrization(old, key, stage, unsafe=True)
+                    frozen = is_frozen(old, key) and not isinstance(stage, Packed)
+                    put(old, key, stage.requires_grad_(False) if frozen else stage)
+    retie(retie(model, shared), wanted, plain=False)
     return tie(model)
 
 
