@@ -5,10 +5,12 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
+from .precision import widened
+
 
 def wide(*tensors: Tensor) -> list[Tensor]:
     """Return half floats as float32: float16 rounds EPS to zero, and its squares overflow."""
-    return [t.float() if t.dtype in (torch.float16, torch.bfloat16) else t for t in tensors]
+    return [widened(tensor) for tensor in tensors]
 
 
 def masked_mean(values: Float[Tensor, "*rows"], mask: Shaped[Tensor, "*rows"]) -> Float[Tensor, ""]:

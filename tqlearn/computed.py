@@ -183,3 +183,13 @@ def _numbers(value: object) -> object:
 
 def _dense(layer: torch.nn.Module) -> Tensor:
     return layer.product() if layer.dense_like is None else layer.product().T
+
+
+def recomputing() -> bool:
+    """Say whether this forward pass is one that gradient checkpointing repeats within backward.
+
+    What follows batches has moved in the first one already: one update per step.
+    """
+    if torch.compiler.is_compiling():
+        return False
+    return torch._C._current_graph_task_id() != -1  # as torch.utils.checkpoint itself asks

@@ -30,16 +30,6 @@ def is_mask(module: nn.Module) -> bool:
     return hasattr(module, "mask_for")
 
 
-def recomputing() -> bool:
-    """Say whether this forward pass is one that gradient checkpointing repeats within backward.
-
-    What follows batches has moved in the first one already: one update per step.
-    """
-    if torch.compiler.is_compiling():
-        return False
-    return torch._C._current_graph_task_id() != -1  # as torch.utils.checkpoint itself asks
-
-
 def chain_of(module: nn.Module, name: str = "weight") -> list[nn.Module]:
     """Return the stages on a tensor of a module, first to last; none where it is plain."""
     chains = getattr(module, "parametrizations", {})
