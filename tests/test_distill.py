@@ -9,9 +9,13 @@ from tqlearn.distill import (
     EPS,
     LayerSchedule,
     attentions,
+    hard_labels,
+    hidden_mse,
     hidden_states,
     layer_by_layer,
     masked_mean,
+    score_mse,
+    soft_cross_entropy,
     soft_labels,
 )
 
@@ -118,3 +122,83 @@ def test_half_floats_are_compared_in_float32(dtype):
     assert hidden_states(large, zero, MASK).item() == 300.0**2 + 1
     logits = torch.randn(2, 5).to(dtype)
     assert soft_labels(logits, logits.flip(0)).dtype == torch.float32
+
+
+INF = float("inf")
+LOSSES = [hidden_states, hidden_mse, score_mse, attentions, soft_labels, soft_cross_entropy]
+
+
+def pair_for(loss):
+    """Student and teacher in the shape that a loss takes, and whether its rows are scores."""
+    torch.manual_seed(0)
+    maps = loss in (score_mse, attentions)
+    s, t = torch.randn(2, *((2, 2, 4, 4) if maps else (2, 4, 8)))
+    return (s.softmax(-1), t.softmax(-1)) if loss is attentions else (s, t)
+
+
+def test_a_class_that_the_teacher_rules_out():
+    s, t = torch.tensor([[1.0, 2.0, -5.0]]), torch.tensor([[1.0, 2.0, -INF]])
+    s.requires_grad_()
+    value = soft_labels(s, t)
+    kl = F.kl_div(s.log_softmax(-1), t.softmax(-1), reduction="batchmean")
+    assert_close(value, kl)
+    (gradient,) = torch.autograd.grad(value, s)
+    assert_close(gradient, s.softmax(-1) - t.softmax(-1))
+    both = torch.tensor([[1.0, 2.0, -INF]], requires_grad=True)
+    assert soft_labels(both, t).item() == 0
+    entropy = -(t[:, :2].softmax(-1) * t[:, :2].log_softmax(-1)).sum() / 3
+    cross = soft_cross_entropy(both, t)
+    assert_close(cross, entropy)
+    assert torch.autograd.grad(cross, both)[0].abs().max() < 1e-7  # least where both agree
+    assert soft_labels(t, s).item() == INF  # the student rules out what the teacher does not
+
+
+def test_scores_that_are_both_ruled_out_are_equal():
+    s = torch.tensor([[[[1.0, -INF], [3.0, 4.0]]]], requires_grad=True)
+    t = torch.tensor([[[[2.0, -INF], [3.0, 6.0]]]])
+    value = score_mse(s, t, torch.ones(1, 2))
+    assert value.item() == (1 + 4) / 4
+    (gradient,) = torch.autograd.grad(value, s)
+    assert gradient.flatten().tolist() == [-0.5, 0.0, 0.0, -1.0]
+
+
+@pytest.mark.parametrize("loss", LOSSES, ids=lambda f: f.__name__)
+def test_a_mask_without_a_row_gives_zero(loss):
+    s, t = pair_for(loss)
+    s.requires_grad_()
+    value = loss(s, t, mask=torch.zeros(2, 4))
+    assert value.item() == 0
+    assert torch.autograd.grad(value, s)[0].abs().max() == 0
+
+
+@pytest.mark.parametrize("loss", LOSSES, ids=lambda f: f.__name__)
+@pytest.mark.parametrize("junk", [float("nan"), INF])
+def test_what_does_not_count_may_be_anything(loss, junk):
+    s, t = pair_for(loss)
+    bad = (MASK == 0)[:, None].expand(s.shape[:-1]) if s.dim() == 4 else MASK == 0
+    dirty_s, dirty_t = s.clone(), t.clone()
+    dirty_s[bad], dirty_t[bad] = junk, junk
+    found = []
+    for student, teacher in ((s, t), (dirty_s, dirty_t)):
+        student.requires_grad_()
+        value = loss(student, teacher, mask=MASK)
+        found.append((value.detach(), torch.autograd.grad(value, student)[0][~bad]))
+    assert_close(*found)
+
+
+def test_hard_labels():
+    logits, labels = torch.randn(6, 5), torch.tensor([1, -100, 4, 0, -100, 2])
+    for smoothing in (0.0, 0.1):
+        want = F.cross_entropy(logits, labels, label_smoothing=smoothing)
+        assert_close(hard_labels(logits, labels, smoothing), want)
+    logits.requires_grad_()
+    nothing = hard_labels(logits, torch.full((6,), -100))
+    assert nothing.item() == 0 and torch.autograd.grad(nothing, logits)[0].abs().max() == 0
+    many = torch.zeros(9000, 2000, dtype=torch.float16)  # the sum of their losses is above 65,504
+    assert hard_labels(many, torch.zeros(9000, dtype=torch.long)).isfinite()
+
+
+def test_an_empty_batch_and_a_temperature_of_zero():
+    assert soft_labels(torch.zeros(0, 3), torch.zeros(0, 3)).item() == 0
+    with pytest.raises(ValueError, match="a temperature is above 0, got 0"):
+        soft_labels(torch.zeros(1, 3), torch.zeros(1, 3), temperature=0)

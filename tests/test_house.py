@@ -24,7 +24,8 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 PINS = environment.read_pins(ROOT / "requirements.lock")
 
 ROWS = [  # DESIGN: who may import whom; a room imports only what stands in rows before its own
-    {"shapes", "registry", "stages"},
+    {"shapes", "registry", "computed", "kinds", "precision"},
+    {"stages", "averages"},
     {"factors", "quantizers", "sparsity", "distill", "data"},
     {"storage", "models"},
     {"surgery"},
@@ -277,6 +278,7 @@ def test_readme_fits_a_reader():
     assert not long
 
 
+@pytest.mark.slow
 def test_readme_snippets_run_in_order(tmp_path):
     """Every command and every line of code that the README shows, as it stands, in one folder."""
     blocks = re.findall(r"```(bash|python)\n(.*?)```", README, re.S)
@@ -301,6 +303,7 @@ print("CHECK", *right, tq.report(teacher).file / tq.report(small).file, same)
     assert float(teacher) > 90 and float(small) > 80 and float(ratio) > 8 and same == "True"
 
 
+@pytest.mark.slow
 def test_a_quantizer_in_ten_minutes(tmp_path):
     """CONTRIBUTING's example as it stands: it packs and reloads to the bit."""
     (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "CONTRIBUTING.md").read_text(), re.S)

@@ -3,44 +3,41 @@
 All of them take plain tensors. ``mask`` is the attention mask, 1 for real tokens: padding never
 counts. One convention for every divergence: it is summed over the distribution and averaged over
 the rows (torch's "batchmean").
+
+What has no value gets a fixed one, in the loss and in its gradient:
+
+- a class that the teacher rules out (a logit of minus infinity) adds nothing; one that the student
+  alone rules out makes the loss infinite;
+- two scores that are both minus infinity are equal;
+- a mask, or a batch, without a row that counts gives 0;
+- what a mask leaves out may be anything, NaN included.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
+from .averages import hard_labels, masked_mean, mean_of, real_rows, wide  # noqa: F401
+
 EPS = 1e-8  # inside the logarithms of attention probabilities
-
-
-def _wide(*tensors: Tensor) -> list[Tensor]:
-    """Return half floats as float32: float16 rounds EPS to zero, and its squares overflow."""
-    return [t.float() if t.dtype in (torch.float16, torch.bfloat16) else t for t in tensors]
-
-
-def masked_mean(values: Float[Tensor, "*rows"], mask: Shaped[Tensor, "*rows"]) -> Float[Tensor, ""]:
-    """Average over the tokens whose mask is 1 (or True).
-
-    >>> masked_mean(torch.tensor([[1.0, 9.0]]), torch.tensor([[1, 0]])).item()
-    1.0
-    """
-    weight = mask.to(values.dtype)
-    return (values * weight).sum() / weight.sum()
 
 
 def soft_labels(
     student: Float[Tensor, "... classes"],
     teacher: Float[Tensor, "... classes"],
-    temperature: float = 1.0,
+    temperature: float | int = 1.0,
     mask: Shaped[Tensor, "..."] | None = None,
 ) -> Float[Tensor, ""]:
     """Return KL(teacher || student) of two logit tensors, times temperature squared.
 
     Args:
         mask: 1 for the rows that count, such as the word positions of a tagger; None for all.
+
+    Raises:
+        ValueError: a temperature that is not above 0.
 
     The factor temperature^2 keeps the gradient's size about constant (Hinton et al. 2015, section
     2).
@@ -52,12 +49,14 @@ def soft_labels(
     >>> soft_labels(logits, logits).item()
     0.0
     """
-    student, teacher = _wide(student, teacher)
+    if not temperature > 0:
+        raise ValueError(f"a temperature is above 0, got {temperature}")
+    student, teacher = (real_rows(x, mask) for x in wide(student, teacher))
     log_s = F.log_softmax(student / temperature, -1)
     log_t = F.log_softmax(teacher / temperature, -1)
-    rows = (log_t.exp() * (log_t - log_s)).sum(-1)
-    divergence = rows.mean() if mask is None else masked_mean(rows, mask)
-    return divergence * temperature**2
+    p = log_t.exp()
+    rows = (p * (log_t - log_s).masked_fill(p == 0, 0)).sum(-1)
+    return mean_of(rows, mask) * temperature**2
 
 
 def hidden_states(
@@ -73,9 +72,9 @@ def hidden_states(
     >>> hidden_states(h, h, torch.ones(2, 3, dtype=torch.long)).abs().item() < 1e-6
     True
     """
-    student, teacher = _wide(student, teacher)
+    student, teacher = (real_rows(x, mask) for x in wide(student, teacher))
     squared = masked_mean((student - teacher).square().mean(-1), mask)
-    return squared + 1 - masked_mean(F.cosine_similarity(student, teacher, dim=-1), mask)
+    return squared + masked_mean(1 - F.cosine_similarity(student, teacher, dim=-1), mask)
 
 
 def attentions(
@@ -88,7 +87,8 @@ def attentions(
     Source: spec sheet QTC, 5.2, with its recommended row sum in place of the mean over all elements
     (which would shrink the term by the sequence length), and padding masked.
     """
-    student, teacher = _wide(student, teacher)
+    queries = mask[:, None].expand(student.shape[:-1])
+    student, teacher = (real_rows(x, queries) for x in wide(student, teacher))
     ratio = (teacher + EPS).log() - (student + EPS).log()
     rows = (teacher * ratio).sum(-1).mean(1)  # (batch, tokens)
     return masked_mean(rows, mask)
@@ -104,7 +104,7 @@ def hidden_mse(
     Source: spec sheet KroneckerBERT, 2.1 (L_emb, L_ffn), with its recommended mean over valid
     elements.
     """
-    student, teacher = _wide(student, teacher)
+    student, teacher = (real_rows(x, mask) for x in wide(student, teacher))
     return masked_mean((student - teacher).square().mean(-1), mask)
 
 
@@ -124,10 +124,11 @@ def score_mse(
     >>> score_mse(scores, scores, torch.tensor([[1, 1, 0], [1, 1, 1]])).item()
     0.0
     """
-    student, teacher = _wide(student, teacher)
+    student, teacher = wide(student, teacher)
     real = mask.bool()
     pairs = (real[:, :, None] & real[:, None, :])[:, None].expand_as(student)
-    return masked_mean((student - teacher).square().masked_fill(~pairs, 0.0), pairs)
+    unlike = pairs & (student != teacher)  # minus infinity less itself would be NaN
+    return masked_mean((student - teacher).masked_fill(~unlike, 0.0).square(), pairs)
 
 
 def soft_cross_entropy(
@@ -144,9 +145,10 @@ def soft_cross_entropy(
     >>> round(soft_cross_entropy(z, z.flip(-1)).item(), 5)
     0.52216
     """
-    student, teacher = _wide(student, teacher)
-    rows = -(teacher.softmax(-1) * F.log_softmax(student, -1)).mean(-1)
-    return rows.mean() if mask is None else masked_mean(rows, mask)
+    student, teacher = (real_rows(x, mask) for x in wide(student, teacher))
+    p = teacher.softmax(-1)
+    rows = -(p * F.log_softmax(student, -1).masked_fill(p == 0, 0)).mean(-1)
+    return mean_of(rows, mask)
 
 
 @dataclass(frozen=True)

@@ -5,14 +5,19 @@ first. ``factors``, ``quantizers`` and ``sparsity`` know each other only through
 asks a stage what it can do and not of which class it is.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from functools import partial
 from itertools import takewhile
 from math import sqrt
 
 import torch
-from jaxtyping import Bool
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
+
+from .computed import Computed, Product
+from .kinds import require_editable
+from .precision import widened
 
 
 def is_quantizer(module: nn.Module) -> bool:
@@ -33,11 +38,28 @@ def chain_of(module: nn.Module, name: str = "weight") -> list[nn.Module]:
 
 def weight_names(module: nn.Module) -> list[str]:
     """Return the names of a layer's own weights (cores included, biases and vectors not)."""
-    parametrized = getattr(module, "parametrizations", {})
-    plain = [n for n, p in module.named_parameters(recurse=False) if p.dim() > 1]
-    return plain + [
-        n for n, chain in parametrized.items() if chain.is_tensor and chain.original.dim() > 1
+    chains = getattr(module, "parametrizations", {}).items()
+    own = [*module.named_parameters(recurse=False)]
+    own += [(name, chain.original) for name, chain in chains if chain.is_tensor]
+    return [
+        n for n, t in own if t.dim() > 1 and not n.startswith("bias") and not n.endswith("bias")
     ]
+
+
+def weights_of(module: nn.Module, edit: str, use: str) -> list[str]:
+    """Return ``weight_names`` for an edit.
+
+    Raises:
+        TypeError: the layer has no weight.
+        ValueError: something else computes or changes its weight.
+    """
+    require_editable(edit, module)
+    if names := weight_names(module):
+        return names
+    raise TypeError(
+        f"{edit} found no weight to {use} on a {type(module).__name__}; leave it out of the plan, "
+        "or call tqlearn.unpack(model) first if it is packed"
+    )
 
 
 def mask_of(module: nn.Module, name: str = "weight") -> Bool[Tensor, "..."] | None:
@@ -90,22 +112,104 @@ def attach(module: nn.Module, name: str, stage: nn.Module) -> None:
             f"{type(module).__name__}.{name} holds NaN or infinite entries; repair the model first"
         )
     stage = stage.to(original).train(module.training)
+    put(module, name, stage if original.requires_grad else stage.requires_grad_(False))
+
+
+class _Guarded(property):
+    """A tensor behind stages whose reader may also write."""
+
+
+def put(module: nn.Module, name: str, stage: nn.Module) -> None:
+    """Register a stage as it is; what is written into the tensor later goes through ``write``."""
     parametrize.register_parametrization(own_class(module), name, stage, unsafe=True)
+    plain = vars(type(module))[name]
+    if not isinstance(plain, _Guarded):
+
+        def values(self: nn.Module) -> Tensor:
+            found = plain.fget(self)
+            kept = parametrize._cache_enabled  # within ``cached`` every look gives the same tensor
+            return found if kept else Computed.of(found, partial(write, self, name))
+
+        guarded = _Guarded(values, lambda self, new: write(self, name, new))
+        setattr(type(module), name, guarded)
+
+
+@torch.no_grad()
+def write(module: nn.Module, name: str, values: Float[Tensor, "..."]) -> None:
+    """Make values the tensor behind the stages, which mask and quantize it anew; packed codes, too.
+
+    So an adapter can be merged into a compressed layer.
+    """
+    chain, values = module.parametrizations[name], values.detach()
+    if hasattr(chain[-1], "take"):
+        chain.original = chain[-1].take(values)
+    else:
+        chain.original.copy_(values)
+        fit(chain, values)
+
+
+def fit(stages: Iterable[nn.Module], x: Float[Tensor, "..."]) -> None:
+    """Let calibrated quantizers of a chain start anew from a tensor where that is nearer."""
+    for stage in stages:
+        if is_quantizer(stage) and not torch.isnan(stage.scale).any():
+            kept = {name: t.clone() for name, t in stage.state_dict().items()}
+            before = _missed(stage, x)
+            stage.calibrate(x)
+            if not _missed(stage, x) < before:
+                stage.load_state_dict(kept)
+        x = stage(x)
+
+
+def _missed(stage: nn.Module, x: Tensor) -> Tensor:
+    return (widened(stage(x)) - widened(x)).square().sum()
+
+
+def is_frozen(module: nn.Module, name: str) -> bool:
+    """Say whether a tensor shall not learn; packed codes remember it of the numbers they were."""
+    chains = getattr(module, "parametrizations", {})
+    if name in chains and hasattr(chains[name][-1], "frozen"):
+        return chains[name][-1].frozen
+    return not (chains[name].original if name in chains else getattr(module, name)).requires_grad
 
 
 @torch.no_grad()
 def strip(module: nn.Module, name: str) -> None:
     """Make the current value of a tensor that carries stages an ordinary parameter again."""
-    values = getattr(module, name).detach().clone()
+    values, learns = getattr(module, name).detach().clone(), not is_frozen(module, name)
     parametrize.remove_parametrizations(own_class(module), name, leave_parametrized=False)
     delattr(module, name)
-    module.register_parameter(name, nn.Parameter(values))
+    module.register_parameter(name, nn.Parameter(values, requires_grad=learns))
 
 
 class Cores(nn.Module):
     """Base of the factored layers: the weight is a product of ``core_0``, ``core_1`` and so on."""
 
     order: int
+    dense_like: type[nn.Module] | None = None  # GPT-2's Conv1D, where one was in this place
+
+    @property
+    def is_frozen(self) -> bool:
+        """Say whether none of the cores shall learn."""
+        return all(is_frozen(self, f"core_{k}") for k in range(self.order))
+
+    @property
+    def dense_shape(self) -> tuple[int, int]:
+        """The shape of ``product()``: (out, in) of a linear layer, (words, width) of a table."""
+        if hasattr(self, "num_embeddings"):
+            return self.num_embeddings, self.embedding_dim
+        return self.out_features, self.in_features
+
+    @property
+    def weight(self) -> Float[Tensor, "rows columns"]:
+        """The dense weight, read only; for modules that ask for its type or multiply with it.
+
+        Nothing is multiplied out before its numbers are needed, and nothing is stored or saved.
+        """
+        return Product.of(self)
+
+    def product(self) -> Float[Tensor, "rows columns"]:
+        """Return the dense weight with the gradients of its cores."""
+        raise NotImplementedError(f"{type(self).__name__} needs a product() of its cores")
 
     def _new_cores(self, shapes: Sequence[tuple[int, ...]], std: float) -> None:
         """Create random cores; the entries of their product get the standard deviation ``std``.

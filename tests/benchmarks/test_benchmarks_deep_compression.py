@@ -61,6 +61,7 @@ def test_arms_of_equal_options_share_their_work(script):
     assert (len(arms), len(different)) == (23, 19)
 
 
+@pytest.mark.slow
 def test_the_ablation_script_runs_and_goes_on(quick, tmp_path, capsys):
     arms, work = ["order: dense", "grid: without a zero"], ("--work", str(tmp_path / "work"))
     name = "deep_compression_ablation"

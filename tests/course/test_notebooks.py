@@ -191,6 +191,7 @@ def test_learners_notebooks_are_not_graded(nb):
     assert not [cell for cell in nb.cells if "SOLUTION" in cell.source]
 
 
+@pytest.mark.slow
 def test_canary_over_budget_is_red(tmp_path):
     hooks = (ROOT / "notebooks" / "conftest.py").read_text()
     cap = "from tqlearn.lab import usage\nusage.CPU_SECONDS_CAP = 0\n"

@@ -73,6 +73,7 @@ def test_claims_flip_or_are_near_or_are_nothing_to_tell(slots, word):
     assert lines == [] if word is None else word in lines[0]
 
 
+@pytest.mark.slow
 def test_shifted_seeds_are_other_seeds():
     code = (
         "import torch; from tqlearn.lab.portable import shift_seeds; shift_seeds(2);"
@@ -84,6 +85,7 @@ def test_shifted_seeds_are_other_seeds():
     assert done.stdout.split() == [str(wanted)] * 2
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="x86 names its sets so")
 def test_each_set_is_in_force():
     seen = {}

@@ -290,3 +290,9 @@ def test_refusals():
     dense.weight.data[0, 0] = float("nan")
     with pytest.raises(ValueError, match="NaN or infinite"):
         KroneckerLinear.from_linear(dense, (4, 6), (6, 6))
+
+
+def test_autocast_gets_its_type():
+    layer, x = Kronecker(rank=1)(nn.Linear(8, 8)), torch.randn(3, 8)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert layer(x).dtype == nn.Linear(8, 8)(x).dtype == torch.bfloat16

@@ -182,6 +182,7 @@ print("bit-equal")
 """
 
 
+@pytest.mark.slow
 def test_the_minilm_student_reloads_in_a_new_process(minilm, tmp_path):
     """The real encoder under QTC's plan: 22.7 M parameters to a file over 63 times smaller."""
     encoder, tokenizer = tq.teachers.load("minilm")

@@ -207,6 +207,7 @@ def trained(tmp_path_factory):
     return folder, finetune.main(command)
 
 
+@pytest.mark.slow
 def test_a_small_vit_learns_digits(trained):
     assert trained[1]["accuracy"] > 90
 

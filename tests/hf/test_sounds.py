@@ -85,6 +85,7 @@ def spectra(split, parts):
     return np.log(np.array(rows) + 0.01)
 
 
+@pytest.mark.slow
 def test_the_mean_spectrum_does_not_tell_the_order(corpus):
     """Linear on the mean spectrum knows the pair of words, and no more; with time it knows more."""
     scores = {}
@@ -226,6 +227,7 @@ def test_task_of_sounds(corpus, extractor):
         tasks.prepare(few(corpus), extractor, tiny().config, augment="shift")
 
 
+@pytest.mark.slow
 def test_a_small_wav2vec2_learns_three_words(tmp_path, monkeypatch):
     """The real command on three of the words, some fifteen seconds.
 

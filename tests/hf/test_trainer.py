@@ -273,6 +273,7 @@ def test_maximal_ranks_need_no_training():
     assert first[0] < 1e-5
 
 
+@pytest.mark.slow
 def test_distillation_recovers_a_tiny_encoder():
     """Check 9, smaller, and its order. From one instruction set to another an end moves by 0.6 %:
     too much for the sheet's 3 % at 8 bits, or for FP32 <= INT4, which is 3 % here.

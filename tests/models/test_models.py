@@ -124,6 +124,7 @@ def log_probability(ours, source, words):
     return logits.gather(2, labels[:, :, None]).sum().item()
 
 
+@pytest.mark.slow
 def test_wide_beam_finds_the_best_of_all():
     """Against a list of every sentence of up to three words and an end."""
     ours, alpha = model(vocabulary=8), 0.6

@@ -238,6 +238,7 @@ for edit in edits:
 """
 
 
+@pytest.mark.slow
 def test_compiled_training_is_the_same():
     """One whole graph, in a process without the shape checks, which dynamo cannot read."""
     done = subprocess.run([sys.executable, "-c", COMPILED], capture_output=True, text=True)

@@ -139,6 +139,7 @@ def test_a_schedule_refuses_what_it_cannot_lead():
         ScoreSchedule(student)
 
 
+@pytest.mark.slow
 def test_a_resumed_run_goes_on_where_it_stopped(tmp_path):
     class Stop(TrainerCallback):
         def on_step_end(self, args, state, control, **kwargs):
@@ -267,6 +268,7 @@ def test_the_command(tmp_path, few_rows):
     assert again.config.hidden_act == "relu"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("value", [None, 0.0])
 def test_attention_dropout_in_both_phases(value, tmp_path, monkeypatch, few_rows):
     """What torch's attention gets in training; the saved config keeps the model's own value."""

@@ -59,6 +59,7 @@ def test_plan_of_the_control_and_for_integers():
     assert integer["encoder.layers.0.norm_attention.quant_quotient"].features == 16
 
 
+@pytest.mark.slow
 def test_run_in_parts(tmp_path):
     """A float run stops half way; float and 4 bits go on from there; 6 bits without training."""
     run(tmp_path / "shared", "--bits", 32, "--stop_after", 3, "--save_steps", 3)
@@ -81,6 +82,7 @@ def test_run_in_parts(tmp_path):
     assert len(unset) > 90 and all(torch.isnan(t).all() for t in unset)
 
 
+@pytest.mark.slow
 def test_ranges_anew(tmp_path):
     """Post-training quantization of what 4 bits have trained: its floats, without its ranges."""
     own = run(tmp_path / "four", "--bits", 4, "--from_step", 2, "--watch", 1, "--dropout", 0.5)
@@ -101,6 +103,7 @@ def test_ranges_anew(tmp_path):
         run(tmp_path / "run", "--post_training", True, "--start", tmp_path / "anew")
 
 
+@pytest.mark.slow
 def test_float_from_the_checkpoint_is_the_float_run(tmp_path):
     whole = run(tmp_path / "whole", "--bits", 32)
     run(tmp_path / "shared", "--bits", 32, "--stop_after", 3)
@@ -112,6 +115,7 @@ def test_float_from_the_checkpoint_is_the_float_run(tmp_path):
     assert all(torch.equal(one[name], two[name]) for name in one)
 
 
+@pytest.mark.slow
 def test_resumes(tmp_path):
     run(tmp_path / "run", "--from_step", 2, "--watch", 1, "--save_steps", 3, "--stop_after", 3)
     run(tmp_path / "run", "--from_step", 2, "--watch", 1, "--resume_from_checkpoint", "last")

@@ -73,6 +73,7 @@ def history(folder):
     return {e["step"]: e["loss"] for e in state["log_history"] if "loss" in e}
 
 
+@pytest.mark.slow
 def test_a_killed_training_resumes_to_the_same_loss(tmp_path, few_rows):
     """SIGKILL in the middle, then the same command: same losses, same weights, to 1e-6."""
     torch.set_num_threads(1)  # a forked process has none of OpenMP's threads

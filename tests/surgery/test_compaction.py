@@ -254,6 +254,7 @@ for folder in sys.argv[1:]:
 """
 
 
+@pytest.mark.slow
 def test_compact_quantize_save_load_in_a_new_process(tmp_path):
     """Equal logits, every family, plain and quantized and packed, in one new process; its
     plain AutoModel takes the encoder out of the same folder.

@@ -151,19 +151,6 @@ def test_nan_weights_are_refused(edit):
     assert type(teacher[0]) is nn.Linear
 
 
-def test_a_tied_weight_half_in_a_plan_is_refused():
-    class Tied(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.words, self.decoder = nn.Embedding(20, 8), nn.Linear(8, 20)
-            self.decoder.weight = self.words.weight
-
-    with pytest.raises(ValueError, match="words and decoder share one weight; leave both out"):
-        tq.compress(Tied(), {"words": [tq.TTM(rank=2)]})
-    with pytest.raises(ValueError, match="share one weight"):
-        tq.compress(Tied(), {"*": [tq.LSQ(bits=4)]})
-
-
 def test_listed_ranks_above_the_admissible_ones_are_clipped_and_said():
     plan = {"0": [tq.TT(rank=(1, 50, 50, 50, 1), out_modes=(6, 6), in_modes=(4, 6))]}
     with pytest.warns(UserWarning, match=r"exceed what modes .* using \(1, 6, 24, 6, 1\)"):

@@ -13,6 +13,7 @@
 - ``peers``: trains as tensorly's objects and back
 """
 
+from ..precision import widened
 from .edits import TT, TTM, LowRank
 from .embeddings import TTMEmbedding
 from .kronecker import check_pair, kronecker_dense, modes_within, nearest_kronecker, rearrange
@@ -22,7 +23,7 @@ from .layers import LowRankLinear, TTLinear, check_modes
 from .low_rank import low_rank
 from .peers import from_tensorly, tensorly_axes, to_tensorly
 from .sizing import Structure
-from .svd import allowed_norm, check_finite, leading, squares, truncated_svd, widened
+from .svd import allowed_norm, check_finite, leading, squares, truncated_svd
 from .trains import balance_norms, check_table_modes, tt_dense, tt_svd, ttm_dense, ttm_svd
 
 __all__ = [

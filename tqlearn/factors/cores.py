@@ -36,10 +36,42 @@ def with_cores(layer: Cores, cores: Sequence[Tensor], linear: nn.Linear) -> Core
     return layer.to(linear.weight.dtype)
 
 
-def dense_linear(layer: Cores, weight: Float[Tensor, "out in"]) -> nn.Linear:
+class _NoGradient(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, rows: Tensor, ids: Tensor, padding_idx: int) -> Tensor:
+        ctx.save_for_backward(ids)
+        ctx.padding_idx = padding_idx
+        return rows.view_as(rows)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor):
+        (ids,) = ctx.saved_tensors
+        return grad.masked_fill((ids == ctx.padding_idx)[..., None], 0), None, None
+
+
+def looked_up(
+    rows: Float[Tensor, "... width"], ids: Int[Tensor, "..."], padding_idx: int | None
+) -> Float[Tensor, "... width"]:
+    """Return rows of a table; those of the padding index teach it nothing, as in nn.Embedding."""
+    return rows if padding_idx is None else _NoGradient.apply(rows, ids, padding_idx)
+
+
+def dense_table(layer: Cores) -> nn.Embedding:
+    """Return an ordinary table with the numbers of a factored one."""
+    weight, frozen, padding_idx = layer.product(), layer.is_frozen, layer.padding_idx
+    return nn.Embedding.from_pretrained(weight, freeze=frozen, padding_idx=padding_idx)
+
+
+def dense_linear(layer: Cores, weight: Float[Tensor, "out in"]) -> nn.Module:
     """Return an ordinary layer with this weight, and the bias of a factored one."""
-    linear = nn.Linear(weight.shape[1], weight.shape[0], bias=layer.bias is not None).to(weight)
+    rows, columns = weight.shape
+    if layer.dense_like is None:
+        linear = nn.Linear(columns, rows, bias=layer.bias is not None).to(weight)
+    else:  # GPT-2's Conv1D
+        linear, weight = layer.dense_like(rows, columns).to(weight), weight.T
     linear.weight.data.copy_(weight)
+    linear.weight.requires_grad_(not layer.is_frozen)
     if layer.bias is not None:
         linear.bias.data.copy_(layer.bias)
+        linear.bias.requires_grad_(layer.bias.requires_grad)
     return linear

@@ -7,11 +7,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from ..precision import widened
 from ..registry import register
 from ..shapes import Ranks, tt_ranks
 from ..stages import Cores
-from .cores import check_ids
-from .svd import widened
+from .cores import check_ids, dense_table, looked_up
 from .trains import balance_norms, check_table_modes, ttm_dense, ttm_svd
 
 
@@ -29,7 +29,7 @@ class TTMEmbedding(Cores):
         ranks: limit for all inner ranks, or all d + 1.
         num_embeddings: words; None for the product of ``row_modes``. Ids at or above it raise (on a
             GPU and in compiled code as a device assert: no look-up waits for the check).
-        padding_idx: kept for the record; the row is not forced to zero.
+        padding_idx: look-ups of this row teach the cores nothing; it is not forced to zero.
         std: standard deviation of the random start; 1 as in QTC's code (a LayerNorm follows).
 
     Source: QTC's released code; spec sheet QTC, 2.3; Khrulkov et al. 2019.
@@ -127,16 +127,22 @@ class TTMEmbedding(Cores):
         left, right = _merge(cores[:half]), _merge(cores[half:])  # (r, rows, cols, r')
         flat = ids.reshape(-1)
         if right is None:
-            return left[0, flat, :, 0].reshape(*ids.shape, -1)
+            rows = left[0, flat, :, 0].reshape(*ids.shape, self.embedding_dim)
+            return looked_up(rows, ids, self.padding_idx)
         a = left[0].index_select(0, flat.div(right.shape[1], rounding_mode="floor"))
         b = right[..., 0].transpose(0, 1).index_select(0, flat % right.shape[1])
-        return (a @ b).reshape(*ids.shape, -1)  # (t, e1.., r) (t, r, ..ed) -> (t, width)
+        rows = (a @ b).reshape(*ids.shape, self.embedding_dim)  # (t, e1.., r) (t, r, ..ed)
+        rows = rows.to(cores[0].dtype)  # autocast leaves a look-up its type
+        return looked_up(rows, ids, self.padding_idx)
+
+    def product(self) -> Float[Tensor, "rows width"]:
+        """Return the table, without the padded rows, with the gradients of its cores."""
+        return ttm_dense(self.cores)[: self.num_embeddings]
 
     @torch.no_grad()
     def dense(self) -> nn.Embedding:
         """Return the ordinary table, without the padded rows."""
-        weight = ttm_dense(self.cores)[: self.num_embeddings]
-        return nn.Embedding.from_pretrained(weight, freeze=False, padding_idx=self.padding_idx)
+        return dense_table(self)
 
     def config(self) -> dict:
         """Return the arguments that rebuild this embedding."""

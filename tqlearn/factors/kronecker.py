@@ -12,8 +12,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ..precision import widened
 from ..shapes import divisors, kronecker_macs, kronecker_parameters
-from .svd import allowed_norm, check_finite, leading, widened
+from .svd import allowed_norm, check_finite, leading
 
 Factors = list[tuple[Tensor, Tensor]]
 

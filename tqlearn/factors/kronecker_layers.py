@@ -13,12 +13,12 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from ..precision import widened
 from ..registry import register
 from ..shapes import kronecker_macs
 from ..stages import Cores
-from .cores import check_ids, dense_linear, new_bias, with_cores
+from .cores import check_ids, dense_linear, dense_table, looked_up, new_bias, with_cores
 from .kronecker import Factors, check_pair, kronecker_dense, nearest_kronecker
-from .svd import widened
 
 
 class KroneckerCores(Cores):
@@ -41,6 +41,10 @@ class KroneckerCores(Cores):
         """(A, B) of every product, quantized and masked where they are."""
         cores = self.cores
         return list(zip(cores[::2], cores[1::2], strict=True))
+
+    def product(self) -> Float[Tensor, "rows columns"]:
+        """Return the dense weight with the gradients of its factors."""
+        return kronecker_dense(self.factors)
 
 
 @register
@@ -106,7 +110,7 @@ class KroneckerLinear(KroneckerCores):
         else:
             y = self._products(x.reshape(-1, *self.in_modes))
         y = y.reshape(*x.shape[:-1], self.out_features)
-        return y if self.bias is None else y + self.bias
+        return y if self.bias is None else y + self.bias.to(y.dtype)  # autocast's dtype stays
 
     def _products(self, x: Float[Tensor, "_ _ _"]) -> Float[Tensor, "_ _ _"]:
         return reduce(torch.add, [self._product(a, b, x) for a, b in self.factors])
@@ -131,9 +135,9 @@ class KroneckerLinear(KroneckerCores):
         return x
 
     @torch.no_grad()
-    def dense(self) -> nn.Linear:
+    def dense(self) -> nn.Module:
         """Return the ordinary layer with the same weight."""
-        return dense_linear(self, kronecker_dense(self.factors))
+        return dense_linear(self, self.product())
 
     def config(self) -> dict:
         """Return the arguments that rebuild this layer."""
@@ -156,7 +160,7 @@ class KroneckerEmbedding(KroneckerCores):
         num_embeddings: words. Ids at or above it raise.
         col_modes: (d / n, n): the widths of A's rows and of B, which multiply to the width d.
         rank: how many such products are summed, clipped to what is exact.
-        padding_idx: kept for the record; the row is not forced to zero.
+        padding_idx: look-ups of this row teach the factors nothing; it is not forced to zero.
         std: standard deviation of the random start; 1 as in ``nn.Embedding``.
 
     B is a row, so every word keeps a row of its own in A. With ``col_modes`` = (1, d) the sum is
@@ -204,7 +208,7 @@ class KroneckerEmbedding(KroneckerCores):
     def forward(self, ids: Int[Tensor, "..."]) -> Float[Tensor, "... width"]:
         check_ids(ids, self.num_embeddings)
         rows = [(F.embedding(ids, a)[..., None] * b).flatten(-2) for a, b in self.factors]
-        return reduce(torch.add, rows)
+        return looked_up(reduce(torch.add, rows), ids, self.padding_idx)
 
     def logits(self, hidden: Float[Tensor, "... width"]) -> Float[Tensor, "... words"]:
         """Return hidden @ table^T, the output layer of a model that ties it, without the table.
@@ -220,8 +224,7 @@ class KroneckerEmbedding(KroneckerCores):
     @torch.no_grad()
     def dense(self) -> nn.Embedding:
         """Return the ordinary table."""
-        weight = kronecker_dense(self.factors)
-        return nn.Embedding.from_pretrained(weight, freeze=False, padding_idx=self.padding_idx)
+        return dense_table(self)
 
     def config(self) -> dict:
         """Return the arguments that rebuild this embedding."""

@@ -12,12 +12,12 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from ..precision import widened
 from ..registry import register
 from ..shapes import Ranks, tt_ranks
 from ..stages import Cores
 from .cores import dense_linear, new_bias, with_cores
 from .low_rank import low_rank
-from .svd import widened
 from .trains import balance_norms, tt_dense, tt_svd
 
 
@@ -103,11 +103,14 @@ class TTLinear(Cores):
         middle = self.quant_middle(F.linear(self.quant_input(x), right))  # (..., r)
         return F.linear(middle, left, self.bias)
 
+    def product(self) -> Float[Tensor, "out in"]:
+        """Return the dense weight with the gradients of its cores."""
+        return tt_dense(self.cores).reshape(self.out_features, self.in_features)
+
     @torch.no_grad()
-    def dense(self) -> nn.Linear:
+    def dense(self) -> nn.Module:
         """Return the ordinary layer with the same weight."""
-        weight = tt_dense(self.cores).reshape(self.out_features, self.in_features)
-        return dense_linear(self, weight)
+        return dense_linear(self, self.product())
 
     def config(self) -> dict:
         """Return the arguments that rebuild this layer."""
@@ -168,10 +171,14 @@ class LowRankLinear(Cores):
         left, right = self.cores
         return F.linear(F.linear(x, right), left, self.bias)
 
+    def product(self) -> Float[Tensor, "out in"]:
+        """Return the dense weight with the gradients of its cores."""
+        return self.core_0 @ self.core_1
+
     @torch.no_grad()
-    def dense(self) -> nn.Linear:
+    def dense(self) -> nn.Module:
         """Return the ordinary layer with the same weight."""
-        return dense_linear(self, self.core_0 @ self.core_1)
+        return dense_linear(self, self.product())
 
     def config(self) -> dict:
         """Return the arguments that rebuild this layer."""

@@ -3,7 +3,8 @@
 from jaxtyping import Float
 from torch import Tensor
 
-from .svd import allowed_norm, check_finite, leading, widened
+from ..precision import widened
+from .svd import allowed_norm, check_finite, leading
 
 
 def low_rank(

@@ -8,7 +8,9 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
+from ..kinds import computes_as, freeze_like, is_conv1d, keep_hooks, linear_of, require_editable
 from ..shapes import Ranks
+from ..stages import is_quantizer
 
 SLACK = 1.005  # a table of eighths and a row of 8 numbers are eight times smaller, we say
 
@@ -61,6 +63,7 @@ class Structure:
         >>> LowRank(ratio=4).resolve(nn.Linear(768, 768))
         LowRank(rank=96)
         """
+        layer = linear_of(layer)
         if self.rank is not None:
             return self
         rank = self._by_error(layer) if self.ratio is None else self._by_ratio(layer)
@@ -68,16 +71,20 @@ class Structure:
 
     def __call__(self, layer: nn.Module) -> nn.Module:
         """Return the new layer: ``nearest`` to the weight, or ``empty`` with the bias copied."""
+        old, layer = layer, linear_of(layer)
         edit = self.resolve(layer)
         if getattr(self, "init", "svd") == "svd":
-            return edit.nearest(layer)
-        new = edit.empty(layer).to(layer.weight)
-        if getattr(layer, "bias", None) is not None:
-            new.bias.data.copy_(layer.bias)
-        return new
+            new = edit.nearest(layer)
+        else:
+            new = edit.empty(layer).to(layer.weight)
+            if getattr(layer, "bias", None) is not None:
+                new.bias.data.copy_(layer.bias)
+        new.dense_like = None if old is layer else type(old)
+        return keep_hooks(old, freeze_like(layer, new))
 
     def skeleton(self, layer: nn.Module) -> nn.Module:
         """Return the new layer without its values, for a preview."""
+        layer = linear_of(layer)
         edit = self.resolve(layer)
         with torch.device("meta"):
             return edit.empty(layer)
@@ -112,18 +119,20 @@ class Structure:
 
 def check_plain(edit: str, module: nn.Module, *kinds: type[nn.Module]) -> None:
     """Raise unless the module computes what one of ``kinds`` does, with nothing on its weight."""
-    if not isinstance(module, kinds):
+    if not isinstance(module, kinds) and not is_conv1d(module):
         wanted = " or ".join(f"nn.{kind.__name__}" for kind in kinds)
         raise TypeError(f"{edit} takes an {wanted}, got {type(module).__name__}")
-    if not any(type(module).forward is kind.forward for kind in kinds):
-        kind = next(kind for kind in kinds if isinstance(module, kind))
+    kind = next((kind for kind in kinds if isinstance(module, kind)), None)
+    if kind is not None and not computes_as(module, kind):
         raise TypeError(
             f"{edit} takes an nn.{kind.__name__}, but {type(module).__name__} has a forward of its "
-            "own (a scaled embedding?), which would be lost; quantize it with LSQ or leave it out"
+            f"own, which gives something else than nn.{kind.__name__} (a scale, an offset, other "
+            "arguments?) and would be lost; quantize it with LSQ or leave it out"
         )
-    if parametrize.is_parametrized(module):
+    require_editable(edit, module)
+    if parametrize.is_parametrized(module) or any(map(is_quantizer, module.children())):
         raise ValueError(
-            f"{edit} replaces the layer and would drop the mask or quantizer on its weight; put "
+            f"{edit} replaces the layer and would drop the mask or quantizer on it; put "
             f"{edit} first in the plan, or call tqlearn.bake(model) before"
         )
 

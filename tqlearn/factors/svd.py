@@ -12,11 +12,6 @@ METHODS = ("auto", "exact", "gram", "filter")
 FLOOR = 1e-3  # what is left, as a share of all squares; rounding blurs smaller differences
 
 
-def widened(tensor: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
-    """Return half floats as float32, for there is no SVD of them; others as they are."""
-    return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
-
-
 def check_finite(tensor: Float[Tensor, "..."]) -> None:
     """Raise a ValueError if an entry is NaN or infinite."""
     ends = torch.stack(torch.aminmax(tensor.detach()))  # NaN wins; no copy, as isfinite makes

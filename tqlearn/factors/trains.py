@@ -11,8 +11,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ..precision import widened
 from ..shapes import Ranks, tt_ranks
-from .svd import allowed_norm, check_finite, leading, widened
+from .svd import allowed_norm, check_finite, leading
 
 
 def tt_svd(
@@ -94,11 +95,13 @@ def balance_norms(cores: Sequence[Tensor]) -> list[Tensor]:
     >>> torch.allclose(norms, norms[0].expand(3))
     True
     """
-    norms = torch.stack([core.norm() for core in cores]).double()
+    norms = torch.stack([widened(core).norm() for core in cores]).double()
     if (norms == 0).any():
         return list(cores)
     common = norms.log().mean().exp()
-    return [core * (common / n).to(core.dtype) for core, n in zip(cores, norms, strict=True)]
+    wide = [widened(core) for core in cores]
+    scaled = [core * (common / n).to(core.dtype) for core, n in zip(wide, norms, strict=True)]
+    return [new.to(core.dtype) for new, core in zip(scaled, cores, strict=True)]
 
 
 def ttm_svd(

@@ -10,6 +10,8 @@ softmax, where eager attention returns probabilities. KroneckerBERT distills tho
 
 import copy
 import inspect
+from collections.abc import Iterator
+from contextlib import contextmanager
 from fnmatch import fnmatchcase
 
 import torch
@@ -24,6 +26,12 @@ from ..storage.layout import attach_layout
 
 SCORES = "tqlearn_scores"
 WITH_MAPS = ("eager", SCORES, QUANTIZED)
+PASSIVE = {  # keywords that eager attention gets too and has no use for: the mask says it all
+    *("sliding_window", "is_causal", "deterministic", "position_ids", "cache_position", "seq_idx"),
+    *("cu_seq_lens_q", "cu_seq_lens_k", "max_length_q", "max_length_k", "num_items_in_batch"),
+    *("output_attentions", "output_hidden_states", "output_router_logits", "return_dict"),
+    *("use_cache", "logits_to_keep", "token_type_ids", "mm_token_type_ids"),
+}
 
 
 def scores_attention(module, query, key, value, attention_mask, **kwargs):
@@ -38,21 +46,76 @@ def quantized_attention(module, query, key, value, attention_mask, **kwargs):
     return output, probabilities
 
 
-def _attention(module, query, key, value, mask, scaling=None, dropout=0.0, **kwargs):
+def _attention(
+    module,
+    query,
+    key,
+    value,
+    mask,
+    scaling=None,
+    dropout=0.0,
+    position_bias=None,
+    softcap=None,
+    s_aux=None,
+    sinks=None,
+    indices=None,
+    **kwargs,
+):
+    """Return output, scores and probabilities.
+
+    Softmax of scores + mask is the probabilities; scores hold position bias and soft-capping.
+
+    Args:
+        s_aux: one sink a head, a column of scores that takes its share of every softmax.
+        sinks: the same with one for every query, (batch, heads, tokens, 1).
+        indices: (batch, queries, chosen) keys that are looked at, all others are not.
+
+    Raises:
+        ValueError: any other keyword that might change the result.
+    """
+    _refuse_unknown(module, kwargs)
     scaling = query.size(-1) ** -0.5 if scaling is None else scaling
     query, key, value = (
         # quantizers see (batch, tokens, heads, width), as a mask of real tokens needs it
         attended(module, name, x.transpose(1, 2)).transpose(1, 2)
         for name, x in zip(ATTENTION, (query, key, value), strict=False)
     )
-    if (repeats := getattr(module, "num_key_value_groups", 1)) > 1:
+    if (repeats := query.shape[1] // key.shape[1]) > 1:
         key, value = repeat_kv(key, repeats), repeat_kv(value, repeats)
     scores = torch.matmul(query, key.transpose(2, 3)) * scaling
-    masked = scores if mask is None else scores + mask
-    dropped = F.dropout(masked.softmax(-1), p=dropout, training=module.training)
+    scores = scores if softcap is None else softcap * torch.tanh(scores / softcap)
+    scores = scores if position_bias is None else scores + position_bias
+    masked = _masked(scores, mask, indices)
+    sinks = s_aux.view(1, -1, 1, 1) if sinks is None and s_aux is not None else sinks
+    if sinks is not None:
+        masked = torch.cat([masked, sinks.to(masked).expand(*masked.shape[:-1], 1)], -1)
+    wide = torch.float32 if masked.dtype in (torch.float16, torch.bfloat16) else None
+    softmax = masked.softmax(-1, dtype=wide).to(value.dtype)
+    softmax = softmax if sinks is None else softmax[..., :-1]
+    dropped = F.dropout(softmax, p=dropout, training=module.training)
     probabilities = attended(module, "quant_probabilities", dropped)
     output = torch.matmul(probabilities, value)
     return output.transpose(1, 2).contiguous(), scores, probabilities
+
+
+def _masked(scores, mask, indices):
+    lowest = torch.finfo(scores.dtype).min
+    if mask is not None:
+        scores = scores.masked_fill(~mask, lowest) if mask.dtype == torch.bool else scores + mask
+    if indices is not None:
+        shape = (len(scores), *scores.shape[2:])  # one choice for all heads
+        chosen = torch.zeros(shape, dtype=torch.bool, device=scores.device)
+        scores = scores.masked_fill(~chosen.scatter(-1, indices.long(), True)[:, None], lowest)
+    return scores
+
+
+def _refuse_unknown(module, kwargs):
+    if unknown := sorted(k for k, v in kwargs.items() if v is not None and k not in PASSIVE):
+        raise ValueError(
+            f"{type(module).__name__} gives its attention {', '.join(map(repr, unknown))}, which "
+            "tqlearn's attention functions do not know and might have to add to the scores; call "
+            'model.set_attn_implementation("eager"), without quantizers on its attention'
+        )
 
 
 for _name, _function in ((SCORES, scores_attention), (QUANTIZED, quantized_attention)):
@@ -76,6 +139,23 @@ def attention_kind(model: nn.Module, kind: str) -> str:
     return QUANTIZED if with_quantizers and kind != SCORES else kind
 
 
+@contextmanager
+def attention_of(model: nn.Module, kind: str) -> Iterator[nn.Module]:
+    """Set an attention function for a while; then every part gets back the one that it had.
+
+    Parts may differ, and some have one kind only (a convolutional backbone).
+    """
+    found = [getattr(module, "config", None) for module in model.modules()]
+    configs = {id(c): c for c in found if hasattr(c, "_attn_implementation")}
+    before = [(config, config._attn_implementation) for config in configs.values()]
+    model.set_attn_implementation(attention_kind(model, kind))
+    try:
+        yield model
+    finally:
+        for config, kind in before:
+            config._attn_implementation = kind  # the whole model first, then its parts
+
+
 def quantize_attention(
     model: nn.Module, by: object, probabilities: object = None, pattern: str = "*"
 ) -> nn.Module:
@@ -93,7 +173,8 @@ def quantize_attention(
         pattern: shell wildcard on the names of the attention modules.
 
     Raises:
-        ValueError: no attention module fits the pattern, or one has quantizers already.
+        ValueError: no attention module fits the pattern, or one has quantizers already, or the
+            model cannot change its attention function.
         TypeError: an edit that makes no quantizer.
 
     Source: spec sheet KDLSQ, section 4.
@@ -114,4 +195,9 @@ def quantize_attention(
             edit = probabilities if probabilities and name == "quant_probabilities" else by
             place(module, name, edit.quantizer(activation=True).to(like))
     student.set_attn_implementation(QUANTIZED)
+    if stuck := [n for n, m in found.items() if m.config._attn_implementation != QUANTIZED]:
+        raise ValueError(
+            f"{type(model).__name__} cannot change the attention function of {stuck}; "
+            "leave attention in floats, or quantize what enters its layers with tqlearn.Inputs"
+        )
     return attach_layout(student)

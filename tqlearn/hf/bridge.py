@@ -19,8 +19,17 @@ from transformers.quantizers.auto import (
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from ..stages import is_quantizer
-from ..storage.layout import rebuild
+from ..storage.layout import attach_layout, rebuild
 from .attention import attention_kind
+from .loading import (
+    names_here,
+    other_sizes,
+    plant,
+    refuse_left_over,
+    refuse_misplaced,
+    shapes_in,
+    uproot,
+)
 
 METHOD = "tqlearn"
 
@@ -48,29 +57,47 @@ class TqlearnQuantizer(HfQuantizer):
 
     requires_calibration = True  # a folder comes calibrated; ``compress`` is the way to make one
 
-    def _process_model_before_weight_loading(self, model: nn.Module, **_: object) -> nn.Module:
+    def _process_model_before_weight_loading(
+        self, model: nn.Module, checkpoint_files: list[str] | None = None, **_: object
+    ) -> nn.Module:
+        """Place the layers of the layout, all but those that have another size in this model."""
+        layout = json.loads(self.quantization_config.layout)
+        here, shapes = names_here(model, layout), shapes_in(checkpoint_files)
+        refuse_left_over(model, layout, shapes)
+        self.fresh = other_sizes(model, layout, here, shapes)
+        self.absent = [name for name, place in here.items() if place is None]
+        self.placed = {
+            here[name]: entry
+            for name, entry in layout["modules"].items()
+            if here[name] and not any(f"{name}.".startswith(f"{n}.") for n in self.fresh)
+        }
         with torch.device("meta"):
-            rebuild(model, _for_model(model, json.loads(self.quantization_config.layout)))
+            rebuild(model, layout | {"modules": self.placed})
         for module in model.modules():  # a scale that follows its weight waits until it is there
             if is_quantizer(module):
                 module.eval()
-        model.set_attn_implementation(attention_kind(model, model.config._attn_implementation))
+        kind = model.config._attn_implementation
+        if (ours := attention_kind(model, kind)) != kind:  # many models have one kind only
+            model.set_attn_implementation(ours)
+        plant(model, self.fresh, shapes)
         return model
 
     def _process_model_after_weight_loading(self, model: nn.Module, **_: object) -> nn.Module:
         """Refuse a file that lacks codes, scales or cores; transformers would make them up."""
+        uproot(model, self.fresh)
         state = model.state_dict(keep_vars=True)
         marked = {name for name, t in state.items() if getattr(t, "_is_hf_initialized", False)}
         loaded = marked | {
             name for name, t in state.items() if t.is_meta
         }  # offloaded by accelerate
-        layers = _for_model(model, json.loads(self.quantization_config.layout))["modules"]
-        lost = [n for n in state if n not in loaded and any(n.startswith(k + ".") for k in layers)]
-        if marked and lost:  # no marks at all: a sharded start that fills the weights in later
-            raise ValueError(
-                f"the file lacks {len(lost)} tensors of compressed layers, the first is "
-                f"{lost[0]!r}; it is damaged or of another model: save it anew or get it again"
-            )
+        if marked:  # no marks at all: a sharded start that fills the weights in later
+            lost = [name for name in state if name not in loaded]
+            _refuse_lost([n for n in lost if any(n.startswith(k + ".") for k in self.placed)])
+            refuse_misplaced(lost, self.absent)
+        attach_layout(model)  # heads may have gone, and prefixes
+        if hasattr(model.config, "quantization_config"):
+            self.quantization_config.layout = model.config.quantization_config["layout"]
+            model.config.quantization_config = self.quantization_config
         return model
 
     def is_serializable(self) -> bool:
@@ -88,21 +115,12 @@ class TqlearnQuantizer(HfQuantizer):
         return True
 
 
-def _for_model(model: nn.Module, layout: dict) -> dict:
-    """Fit the names to a model loaded with another head, or none, than the one that was saved.
-
-    A part that this model does not have at all (a head, a pooler) is left out, as transformers does
-    with its weights; a layer missing inside a part that it has stays, for ``rebuild`` to refuse.
-    """
-    prefix = model.base_model_prefix + "."
-    names, has = layout["modules"], {name for name, _ in model.named_modules()}
-    if len(prefix) > 1 and not set(names) <= has:
-        if prefix.rstrip(".") not in has:  # the bare encoder, from a folder with a head
-            names = {n.removeprefix(prefix): e for n, e in names.items() if n.startswith(prefix)}
-        elif not any(n.startswith(prefix) for n in names):  # with a head, from a bare encoder
-            names = {prefix + n: e for n, e in names.items()}
-    parts = {n: prefix * n.startswith(prefix) + n.removeprefix(prefix).split(".")[0] for n in names}
-    return layout | {"modules": {n: e for n, e in names.items() if parts[n] in has}}
+def _refuse_lost(lost: list[str]) -> None:
+    if lost:
+        raise ValueError(
+            f"the file lacks {len(lost)} tensors of compressed layers, the first is "
+            f"{lost[0]!r}; it is damaged or of another model: save it anew or get it again"
+        )
 
 
 if METHOD not in AUTO_QUANTIZATION_CONFIG_MAPPING:  # a notebook may reload this module

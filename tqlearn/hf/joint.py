@@ -8,6 +8,7 @@ from torch.nn import functional as F
 from transformers import BertConfig, BertModel, BertPreTrainedModel
 from transformers.utils import ModelOutput
 
+from ..averages import hard_labels
 from .attention import WITH_MAPS
 
 POOLINGS = ("first", "mean")
@@ -124,9 +125,7 @@ class BertForJointIntentSlot(BertPreTrainedModel):
     def _loss(self, intent_logits, slot_logits, intents, slots):
         smoothing = self.config.label_smoothing
         intent = F.cross_entropy(intent_logits, intents, label_smoothing=smoothing)
-        slot = F.cross_entropy(
-            slot_logits.flatten(0, 1), slots.flatten(), ignore_index=-100, label_smoothing=smoothing
-        )
+        slot = hard_labels(slot_logits.flatten(0, 1), slots.flatten(), smoothing)
         return intent + slot
 
 
@@ -135,7 +134,7 @@ def masked_mean(hidden, attention_mask=None):
     if attention_mask is None:
         return hidden.mean(1)
     weight = attention_mask[..., None].to(hidden.dtype)
-    return (hidden * weight).sum(1) / weight.sum(1)
+    return (hidden * weight).sum(1) / weight.sum(1).clamp(min=1)
 
 
 def encode_joint(dd, tokenizer, intents, slots, max_length=128):

@@ -9,6 +9,8 @@ from transformers import BertPreTrainedModel, DataCollatorForLanguageModeling
 from transformers.activations import ACT2FN
 from transformers.modeling_outputs import MaskedLMOutput
 
+from ..averages import hard_labels
+
 
 class MaskedWords(BertPreTrainedModel):
     """A BERT encoder, dense or compressed, with BERT's masked-word head tied to its word table.
@@ -21,8 +23,8 @@ class MaskedWords(BertPreTrainedModel):
         predict: False for a teacher that only shows its states; it ignores labels.
 
     ``forward`` takes BERT's inputs and ``labels``, -100 where no word is asked for, and returns the
-    mean cross-entropy over the asked words, hidden states and attention maps. Only asked words get
-    logits, so there are none in the output.
+    mean cross-entropy over the asked words (0 without any), hidden states and attention maps. Only
+    asked words get logits, so there are none in the output.
 
     Source: Devlin et al. 2019, appendix A.2; spec sheet KroneckerBERT, 1.4 and 2.1.
     """
@@ -46,7 +48,7 @@ class MaskedWords(BertPreTrainedModel):
             asked = labels != -100
             hidden = self.activation(self.transform(output.last_hidden_state[asked]))
             logits = self._words(self.norm(hidden)) + self.bias
-            loss = F.cross_entropy(logits, labels[asked])
+            loss = hard_labels(logits, labels[asked])
         return MaskedLMOutput(
             loss=loss, hidden_states=output.hidden_states, attentions=output.attentions
         )

@@ -1,6 +1,7 @@
 """Distillation on ``transformers.Trainer``: a teacher, named losses, a schedule as a callback."""
 
 from collections.abc import Callable
+from contextlib import ExitStack
 
 import torch
 from accelerate.utils import convert_to_fp32
@@ -11,7 +12,7 @@ from ..distill import LayerSchedule
 from ..quantizers.grid import require_calibrated
 from ..quantizers.inputs import PLACES
 from ..stages import is_quantizer
-from .attention import attention_kind
+from .attention import attention_of
 
 Losses = Callable[..., dict[str, Tensor]]
 
@@ -147,14 +148,10 @@ class DistillTrainer(ScaleTrainer):
         """Train with a kind of attention that returns maps; put the old kind back."""
         wanted = () if self.attention is None else (self.teacher, self.model)
         models = [model for model in wanted if model is not None]
-        kinds = [model.config._attn_implementation for model in models]
-        for model in models:
-            model.set_attn_implementation(attention_kind(model, self.attention))
-        try:
+        with ExitStack() as kinds:
+            for model in models:
+                kinds.enter_context(attention_of(model, self.attention))
             return super().train(*args, **kwargs)
-        finally:
-            for model, kind in zip(models, kinds, strict=True):
-                model.set_attn_implementation(kind)
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """Return the sum of the losses in training, the task's loss in evaluation."""

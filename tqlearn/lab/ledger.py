@@ -63,18 +63,15 @@ def measure(model: nn.Module, tokenizer: object, sentences: object) -> dict:
         milliseconds per sentence, the median of five batches of 32.
     """
     from ..hf import evaluate_joint  # transformers is slow to import, and not everyone measures
-    from ..hf.attention import attention_kind
+    from ..hf.attention import attention_of
 
     model.eval()
     batch = tokenizer(
         sentences[:SENTENCES]["tokens"], is_split_into_words=True, padding=True, return_tensors="pt"
     )
-    kind = model.config._attn_implementation
     # torch does not count the fused kinds on CPUs
-    model.set_attn_implementation(attention_kind(model, "eager"))
-    with FlopCounterMode(display=False) as counter:
+    with attention_of(model, "eager"), FlopCounterMode(display=False) as counter:
         model(**batch)
-    model.set_attn_implementation(kind)
     seconds = []
     for _ in range(5):
         start = time.process_time()

@@ -122,7 +122,9 @@ class Transformer(nn.Module):
             labels.flatten().long(),
             ignore_index=IGNORED,
             label_smoothing=smoothing,
+            reduction="sum",
         )
+        loss = loss / known.sum().clamp(min=1)  # 0 for a batch without a word
         return {"loss": loss, "logits": logits}
 
     def start(

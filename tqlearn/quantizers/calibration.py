@@ -78,7 +78,10 @@ def _calibrate_inputs(model: nn.Module, quantizers: dict, batches: Iterable | No
     def look(module: nn.Module, inputs: tuple) -> None:
         pairs = quantizers[module].endswith("quant_probabilities")
         told = len(inputs) > 1  # a point is told which positions are real
-        module.calibrate(*(inputs if told else (real(inputs[0], masks, pairs),)))
+        x = module.counted(*inputs) if told else real(inputs[0], masks, pairs)
+        if not x.numel():  # an empty batch, or one of padding alone, tells nothing
+            return
+        module.calibrate(*(inputs if told else (x,)))
         seen[module].append([t.detach().clone() for t in _numbers(module)])
 
     hooks = [module.register_forward_pre_hook(look) for module in quantizers]
@@ -98,7 +101,11 @@ def _calibrate_inputs(model: nn.Module, quantizers: dict, batches: Iterable | No
         for hook in hooks:
             hook.remove()
     if blind := [quantizers[module] for module, found in seen.items() if not found]:
-        raise ValueError(f"no batch reached {len(blind)} quantizers, the first is {blind[0]!r}")
+        raise ValueError(
+            f"no batch reached {len(blind)} quantizers, the first is {blind[0]!r}; either these "
+            "batches do not use its layer, or the model multiplies with the layer's weight and "
+            "never calls it, as torch's MultiheadAttention does: leave activations out there"
+        )
     with torch.no_grad():
         for module, found in seen.items():
             for target, values in zip(_numbers(module), zip(*found, strict=True), strict=True):

@@ -2,7 +2,8 @@
 
 Each is a frozen dataclass whose fields are the arguments of the quantizer of the same name in
 ``lsq``, ``clips``, ``sawb`` and ``ranges``, and ``per``: "tensor", "channel" (first axis:
-output rows, words) or a whole number, so many neighbors along the last axis sharing a scale.
+output rows, words; of GPT-2's Conv1D input rows, of fused experts whole ones) or a whole number, so
+many neighbors along the last axis sharing a scale.
 """
 
 from dataclasses import dataclass, replace
@@ -227,6 +228,11 @@ class Inputs:
             raise TypeError(
                 f"the input of a {type(module).__name__} is token ids, which are integers already; "
                 "leave Inputs out for it"
+            )
+        if isinstance(module, nn.MultiheadAttention):
+            raise TypeError(
+                "the inputs of an nn.MultiheadAttention are query, key and value, and one "
+                "quantizer would see the query alone; leave Inputs out for it"
             )
         like = next((p for p in module.parameters() if p.is_floating_point()), torch.zeros(()))
         return place(module, INPUT, self.by.quantizer(activation=True).to(like))

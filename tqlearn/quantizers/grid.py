@@ -9,12 +9,13 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from ..precision import Fine, widened
 from ..stages import is_quantizer
 from .initial_scales import require_finite
 from .rounding import integer_range, positive
 
 
-class Quantizer(nn.Module):
+class Quantizer(Fine):
     """Base of the quantizers: groups, codes, config; a class adds forward, start and a scale.
 
     Args:
@@ -23,6 +24,9 @@ class Quantizer(nn.Module):
 
     ``options`` lists the other arguments with their defaults, so that ``config`` can leave those
     out. ``zero_point`` is the code of 0.0, or None where that is code 0; it need not be an integer.
+
+    Its own numbers stay in float32 when the model is cast to half floats, and codes are computed in
+    float32: what a half model sees is the float32 grid, each value rounded once.
 
     Raises:
         ValueError: ``bits`` outside 2 to 8, or fewer groups than one.
@@ -39,8 +43,13 @@ class Quantizer(nn.Module):
         self.bits, self.groups = bits, groups
 
     def unset(self) -> Float[Tensor, "..."]:
-        """Return NaN in the shape of a scale: a forgotten calibration shows in the first loss."""
-        return torch.full((self.groups, 1) if self.groups > 1 else (), float("nan"))
+        """Return NaN in the shape of a scale: a forgotten calibration shows in the first loss.
+
+        In float32 also where a model is built in half floats, as ``from_pretrained`` may.
+        """
+        return torch.full(
+            (self.groups, 1) if self.groups > 1 else (), torch.nan, dtype=torch.float32
+        )
 
     def rows(self, x: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
         """Return x itself with one scale, else as (groups, n).
@@ -62,7 +71,7 @@ class Quantizer(nn.Module):
             ValueError: the tensor is empty or has a NaN or infinite entry.
         """
         require_finite(x)
-        self.start(self.rows(x).reshape(self.groups, -1))
+        self.start(widened(self.rows(x)).reshape(self.groups, -1))
         return self
 
     def fill(self, target: Tensor, values: Float[Tensor, " rows"]) -> None:
@@ -72,7 +81,7 @@ class Quantizer(nn.Module):
     @torch.no_grad()
     def codes(self, x: Float[Tensor, "..."]) -> Int[Tensor, "..."]:
         """Return the integers behind ``forward``, as int16."""
-        v = self.rows(x) / positive(self.scale)
+        v = widened(self.rows(x)) / positive(self.scale)
         v = v if self.zero_point is None else v.add_(self.zero_point)
         return v.clamp_(self.qmin, self.qmax).round_().to(torch.int16).reshape(x.shape)
 

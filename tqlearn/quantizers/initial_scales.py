@@ -11,6 +11,8 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..precision import widened
+
 # spec sheet KDLSQ, 3.3 for 2, 3, 4 and 8 bits; 5 to 7 lie between them and are our choice
 GAMMA = {2: 0.05, 3: 0.05, 4: 0.02, 5: 0.01, 6: 0.005, 7: 0.002, 8: 0.001}
 PERCENTILE = 0.001  # spec sheet Deep Compression, 4.4: 0.1 % at either end
@@ -107,6 +109,7 @@ def start_bounds(
         ValueError: a rule that knows symmetric clips only.
     """
     name, number = parse_rule(rule)
+    x = widened(x)
     if name == "max":
         return x.amin(1), x.amax(1)
     if name in ("truncation", "percentile"):
@@ -135,6 +138,7 @@ def start_scale(
     Source: Esser et al. 2020, section 2.1 ("lsq"); spec sheet KDLSQ, section 3.
     """
     name, _ = parse_rule(rule)
+    x = widened(x)
     widest = x.abs().amax(1) / qmax
     if name == "max":
         return widest
@@ -149,8 +153,7 @@ def start_scale(
 
 
 def _least_squares(x: Tensor, widest: Tensor, qmin: int, qmax: int) -> Tensor:
-    floor = 2**-24 if x.dtype == torch.float16 else 1e-8
-    tried = (widest * torch.arange(1, 81, device=x.device)[:, None] / 80).clamp_min(floor)
+    tried = (widest * torch.arange(1, 81, device=x.device)[:, None] / 80).clamp_min(1e-8)
     errors = [
         (x / s[:, None]).round_().clamp_(qmin, qmax).mul_(s[:, None]).sub_(x).square_().sum(1)
         for s in tried.to(x.dtype)

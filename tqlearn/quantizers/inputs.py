@@ -6,6 +6,7 @@ layout can describe them and ``rebuild`` can put them back.
 
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
 INPUT = "quant_input"
 ATTENTION = ("quant_query", "quant_key", "quant_value", "quant_probabilities")
@@ -40,9 +41,16 @@ def place(module: nn.Module, name: str, quantizer: nn.Module) -> nn.Module:
 
     Raises:
         ValueError: a name that is no place, or a place that is taken.
+        TypeError: the output layer of ``nn.MultiheadAttention``, which is never called.
     """
     if name not in PLACES:
         raise ValueError(f"quantizers of activations stand at one of {PLACES}, got {name!r}")
+    if isinstance(module, NonDynamicallyQuantizableLinear):
+        raise TypeError(
+            "torch's MultiheadAttention multiplies with the weight of its out_proj and never calls "
+            "the layer, so what enters it cannot be quantized; leave activations out there and "
+            "quantize its weight alone"
+        )
     there = getattr(module, name, None)
     if there is not None and not isinstance(there, nn.Identity):
         raise ValueError(

@@ -69,7 +69,7 @@ class LSQ(Quantizer):
 
     def factor(self, x: Float[Tensor, "..."]) -> float:
         """Return what the gradient of the scale is multiplied by."""
-        return 1 / sqrt(x.numel() / self.groups * self.qmax) if self.grad_factor else 1.0
+        return 1 / sqrt(max(1, x.numel()) / self.groups * self.qmax) if self.grad_factor else 1.0
 
     def forward(self, x: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
         out = fake_quantize(self.rows(x), self.scale, self.qmin, self.qmax, self.factor(x))

@@ -4,6 +4,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ..computed import recomputing
 from ..registry import register
 from .grid import Quantizer
 from .rounding import fake_quantize, positive
@@ -24,6 +25,8 @@ class Uniform(Quantizer):
         integer_zero: round the zero point, and widen the range to hold 0, so that zeros stay
             exactly zero. Without it they do NOT in general (with ``signed=False`` they do).
         groups: see ``grid``; for activations the rows would be batch entries, so leave it at 1.
+
+    Under gradient checkpointing a running range moves once per step, as without.
 
     A running range sees padded positions too; ``running_ranges.RunningRange`` does not.
     ``follows`` and ``rounds`` switch its two halves, see ``running_ranges.switch``.
@@ -79,13 +82,28 @@ class Uniform(Quantizer):
             setattr(self, name, new.reshape(old.shape).to(old.dtype))
 
     def _follow(self, rows: Float[Tensor, "rows n"]) -> None:
+        if not rows.numel():  # an empty batch, or one of padding alone, tells nothing
+            return
+        if self.momentum and recomputing():
+            return self._require_newest(rows)
         old = self.low, self.high
         self.start(rows)
+        self._newest = self.low, self.high
         if self.momentum:
             for name, was in zip(("low", "high"), old, strict=True):
                 new = getattr(self, name)
                 mixed = self.momentum * was + (1 - self.momentum) * new
                 setattr(self, name, torch.where(torch.isnan(was), new, mixed))
+
+    def _require_newest(self, rows: Float[Tensor, "rows n"]) -> None:
+        """Refuse to repeat a forward pass whose range a later one has moved on."""
+        pairs = zip(self.range_of(rows), self._newest, strict=True)
+        if not all(torch.allclose(a.to(b.dtype), b.flatten(), rtol=0.01) for a, b in pairs):
+            raise ValueError(
+                f"gradient checkpointing repeats a use of {type(self).__name__} that was not its "
+                "last one, and its running range has moved on; switch checkpointing off where "
+                "layers are shared or several batches share a backward pass, or learn the range"
+            )
 
     def forward(self, x: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
         rows = self.rows(x)

@@ -8,6 +8,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ..precision import widened
+
 MIN_SCALE = 1e-8  # a scale that training drives to zero or below is read as this
 PIECE = 2**17  # elements at a time: 512 KiB of float32
 
@@ -84,7 +86,7 @@ def _pieces(x: Tensor) -> list[slice]:
     if x.device.type != "cpu" or torch.compiler.is_compiling():
         return [slice(None)]
     length = PIECE if x.dim() == 1 else max(1, PIECE // max(1, x.shape[1]))
-    return [slice(i, i + length) for i in range(0, len(x), length)]
+    return [slice(i, i + length) for i in range(0, max(1, len(x)), length)]
 
 
 def _at(s: Tensor | None, piece: slice) -> Tensor | None:
@@ -188,7 +190,8 @@ def fake_quantize(
     the sum of g (q - x / scale) inside, g qmin below, g qmax above. Gradients of NaN stay NaN.
 
     Args:
-        x: any tensor; (groups, n) where ``scale`` is (groups, 1).
+        x: any tensor; (groups, n) where ``scale`` is (groups, 1). Half floats are computed in
+            float32 and rounded once at the end.
         scale: one positive number, or one for each row.
         offset: what code 0 stands for, shaped like ``scale``: scale * q + offset, with
             d offset = ``factor`` times the sum of g outside.
@@ -200,6 +203,8 @@ def fake_quantize(
     Source: Esser et al. 2020, equations 1 to 3; spec sheet QTC, section 4 (``factor`` 1); spec
     sheet KDLSQ, 2.1 to 2.3; spec sheet Deep Compression, section 4.
     """
-    flat = x.reshape(-1) if scale.dim() == 0 else x
+    wide = widened(x)
+    flat = wide.reshape(-1) if scale.dim() == 0 else wide
     switches = (through, strict, residual, integer)
-    return _FakeQuantize.apply(flat, scale, offset, qmin, qmax, factor, *switches).reshape(x.shape)
+    out = _FakeQuantize.apply(flat, scale, offset, qmin, qmax, factor, *switches)
+    return out.reshape(x.shape).to(x.dtype)

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from ..precision import widened
 from ..registry import register
 from .ranges import Uniform
 from .rounding import fake_quantize, positive
@@ -93,14 +94,13 @@ class RunningRange(Uniform):
                 self._follow(counted.reshape(self.groups, -1))
         if not self.rounds:
             return x
-        x = x.float() if x.dtype == torch.bfloat16 else x  # the grid of 8 bits needs more digits
         out = fake_quantize(self.rows(x), self.scale, self.qmin, self.qmax, offset=self.low)
         return self._back(out, x.shape)
 
     @torch.no_grad()
     def codes(self, x: Float[Tensor, "..."]) -> Int[Tensor, "..."]:
         """Return the integers behind ``forward``, as int16."""
-        v = self.rows(x) / positive(self.scale) + self.zero_point  # as ``forward`` rounds
+        v = widened(self.rows(x)) / positive(self.scale) + self.zero_point  # as ``forward`` rounds
         return self._back(v.clamp(self.qmin, self.qmax).round().to(torch.int16), x.shape)
 
     def decode(self, codes: Int[Tensor, "..."]) -> Float[Tensor, "..."]:

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from ..precision import widened
 from ..registry import register
 from .grid import Quantizer
 from .rounding import fake_quantize, positive
@@ -44,7 +45,7 @@ class _Following(Quantizer):
     def follow(self, x: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
         """Return x as rows; in training, move the scale after them."""
         rows = self.rows(x)
-        if self.training:
+        if self.training and x.numel():
             with torch.no_grad():
                 self.start(rows.detach().reshape(self.groups, -1))
         return rows
@@ -131,6 +132,7 @@ class SAWB(_Following):
 
     def scale_of(self, rows: Float[Tensor, "rows n"]) -> Float[Tensor, " rows"]:
         """Return the scale that the present weights ask for; it reads them, never .item()."""
+        rows = widened(rows)
         n, size = rows.shape[1], rows.abs()  # sums and maxima of it are faster than its norms
         if self.statistics == "kept":
             n = (rows != 0).sum(1).clamp_min(1)
@@ -206,6 +208,7 @@ class Ternary(_Following):
 
     def scale_of(self, rows: Float[Tensor, "rows n"]) -> Float[Tensor, " rows"]:
         """Return the level that the present weights ask for."""
+        rows = widened(rows)
         signs = _signs(rows, rows.abs().mean(1, keepdim=True))
         kept = torch.linalg.vecdot(signs, signs).clamp_min(1)
         return torch.linalg.vecdot(rows, signs) / kept
@@ -213,11 +216,12 @@ class Ternary(_Following):
     @torch.no_grad()
     def codes(self, x: Float[Tensor, "..."]) -> Int[Tensor, "..."]:
         """Return -1, 0 or 1, as int16."""
-        rows = self.rows(x)
+        rows = widened(self.rows(x))
         return _signs(rows, _mean_size(rows, self.scale)).to(torch.int16).reshape(x.shape)
 
     def forward(self, x: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
-        return _Ternarize.apply(self.follow(x), self.scale, self.limit).reshape(x.shape)
+        rows = widened(self.follow(x))
+        return _Ternarize.apply(rows, self.scale, self.limit).reshape(x.shape).to(x.dtype)
 
 
 def _mean_size(rows: Tensor, scale: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ from dataclasses import fields
 import torch
 from torch import Tensor, nn
 
-from ..stages import attach, is_quantizer, weight_names
+from ..stages import attach, is_quantizer, weights_of
 
 Per = str | int
 
@@ -17,12 +17,7 @@ def weights_to_quantize(edit: object, module: nn.Module) -> list[str]:
         TypeError: the layer has no weight.
         ValueError: a weight is quantized already.
     """
-    names = weight_names(module)
-    if not names:
-        raise TypeError(
-            f"{type(edit).__name__} found no weight to quantize on a {type(module).__name__}; "
-            "leave it out of the plan, or call tqlearn.unpack(model) first if it is packed"
-        )
+    names = weights_of(module, type(edit).__name__, "quantize")
     for name in names:
         chains = getattr(module, "parametrizations", {})
         if name in chains and any(is_quantizer(stage) for stage in chains[name]):

@@ -11,13 +11,14 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from ..precision import Fine
 from ..registry import register
 from ..stages import chain_of
 from .movement import FINAL, Straight, blocks_kept
 
 
 @register
-class BlockMask(nn.Module):
+class BlockMask(Fine):
     """Keep the blocks of a weight whose score is above the threshold, zero the others.
 
     Args:
@@ -63,7 +64,7 @@ class BlockMask(nn.Module):
         self.shape, self.block = tuple(shape), tuple(block)
         self.group, self.kind = group, kind
         self.threshold, self.minimum, self.present = threshold, minimum, threshold
-        self.scores = nn.Parameter(torch.zeros(self.grid))
+        self.scores = nn.Parameter(torch.zeros(self.grid, dtype=torch.float32))
         self._source: tuple[BlockMask, ...] = ()  # in a tuple: no child, so it is saved once
 
     @property

@@ -7,10 +7,10 @@ A mask comes before the quantizer: ``[TwoFour(), LSQ(bits=4)]``. What spans laye
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from jaxtyping import Float
-from torch import Tensor, nn
+from torch import nn
 
-from ..stages import Cores, attach, is_mask, is_quantizer, weight_names
+from ..kinds import input_axis
+from ..stages import Cores, attach, is_mask, is_quantizer, weights_of
 from .anatomy import ATTENTION, FFN, encoder_layers
 from .blocks import BlockMask, RowMask
 from .movement import FINAL
@@ -18,17 +18,6 @@ from .nm import UPDATES, NMMask
 from .patterns import Pattern
 
 VARIANTS = ("block", "struct", "hybrid")
-
-
-def input_axis(module: nn.Module, weight: Float[Tensor, "..."]) -> int:
-    """Return the axis of a weight along which its layer sums: the input.
-
-    That is the last one; the channels of a convolution; the mode of a train's last core, whose last
-    axis is an outer rank of 1.
-    """
-    if isinstance(module, nn.Conv1d | nn.Conv2d):
-        return 1 - weight.dim()
-    return next((a for a in range(-1, -weight.dim(), -1) if weight.shape[a] > 1), -weight.dim())
 
 
 @dataclass(frozen=True)
@@ -76,12 +65,7 @@ class TwoFour:
             ValueError: a width without whole groups, a weight that is masked or quantized already,
                 an unknown name in ``only``, or a NaN.
         """
-        names = weight_names(module)
-        if not names:
-            raise TypeError(
-                f"TwoFour found no weight to mask on a {type(module).__name__}; leave it out of "
-                "the plan, or call tqlearn.unpack(model) first if it is packed"
-            )
+        names = weights_of(module, "TwoFour", "mask")
         if unknown := [name for name in self.only or () if name not in names]:
             raise ValueError(f"{type(module).__name__} has no weight {unknown[0]!r}, only {names}")
         masks = {name: self._mask(module, name) for name in self.only or names}

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from ..precision import widened
 from ..registry import register
 from .patterns import Pattern
 
@@ -51,6 +52,7 @@ def nm_mask(
         )
     groups = grouped(scores, form, axis, fill=-1.0)
     if form.run > 1:
+        groups = widened(groups)
         runs = groups.unflatten(-1, (-1, form.run))
         groups = torch.where(runs < 0, 0, runs).norm(dim=-1) - (runs < 0).all(-1).to(scores)
     kept = _ranks(groups) >= (form.group - form.keep) // form.run

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from ..computed import recomputing
 from ..registry import register
 
 
@@ -73,7 +74,7 @@ class FadingNorm(nn.Module):
     def forward(self, x: Float[Tensor, "*rows width"]) -> Float[Tensor, "*rows width"]:
         mean = x.mean(-1, keepdim=True)
         variance = x.var(-1, keepdim=True, unbiased=False)
-        if self.training:
+        if self.training and not recomputing():
             with torch.no_grad():
                 new = torch.stack([mean.mean(), variance.mean(), torch.ones_like(mean).mean()])
                 self.statistics.lerp_(new.to(self.statistics), 1 - self.decay)

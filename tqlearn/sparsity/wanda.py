@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from ..precision import widened
 from ..stages import is_quantizer
 from .nm import NMMask, magnitude
 
@@ -22,7 +23,8 @@ def activation_aware(
     Source: Sun et al. 2023, *A Simple and Effective Pruning Approach for Large Language Models*
     (Wanda); the norm is that of an input feature over all tokens, see ``input_norms``.
     """
-    return magnitude(weight) * norms.to(weight)
+    score = widened(magnitude(weight))  # norms over many tokens outgrow float16
+    return score * norms.to(score)
 
 
 @torch.no_grad()

@@ -4,6 +4,7 @@
 - ``packed``: what a packed tensor is
 - ``pack``: a model's tensors to codes and back
 - ``layout``: a model describes itself; save, load, rebuild
+- ``resizing``: tables that may not change their size
 - ``report``: honest sizes, three ways to count
 """
 

@@ -14,12 +14,15 @@ from safetensors.torch import load_model, save_model
 from torch import nn
 from torch.nn.utils import parametrize
 
+from ..kinds import freeze_like
 from ..quantizers.inputs import PLACES, place
 from ..registry import RESIZED, build, registered_name, size_of, spec_of
 from ..sparsity.blocks import tie
-from ..stages import Cores
+from ..stages import Cores, is_frozen, put
 from .pack import place_packed
 from .packed import Packed
+from .resizing import guard_resizing
+from .tied import declared, place_module, retie, ties, untied
 
 VERSION = 1
 
@@ -60,7 +63,8 @@ def describe(model: nn.Module) -> dict:
             entry["parametrizations"] = stages
         if entry:
             modules[name] = entry
-    return {"version": VERSION, "modules": modules}
+    apart = untied(model)
+    return {"version": VERSION, "modules": modules} | ({"untied": apart} if apart else {})
 
 
 def _stage(name: str, key: str, stage: nn.Module) -> dict:
@@ -84,6 +88,7 @@ def rebuild(model: nn.Module, layout: dict) -> nn.Module:
             f"this tqlearn reads layout version {VERSION}, the file has {layout.get('version')!r}; "
             "install the tqlearn that wrote it"
         )
+    shared, wanted = ties(model), declared(model, layout.get("untied", ()))
     for name, entry in sorted(layout["modules"].items(), key=lambda item: item[0].count(".")):
         above, _, last = name.rpartition(".")
         try:
@@ -101,7 +106,8 @@ def rebuild(model: nn.Module, layout: dict) -> nn.Module:
             if last in PLACES:
                 place(old, last, new)
             elif name:
-                model.set_submodule(name, new)
+                new = freeze_like(old, new) if isinstance(new, Cores) else new
+                place_module(model, name, new)
             old = new
         for key, stages in entry.get("parametrizations", {}).items():
             if key in getattr(old, "parametrizations", {}):
@@ -114,7 +120,9 @@ def rebuild(model: nn.Module, layout: dict) -> nn.Module:
                 if isinstance(stage, Packed):
                     place_packed(old, key, stage)
                 else:
-                    parametrize.register_parametrization(old, key, stage, unsafe=True)
+                    frozen = is_frozen(old, key) and not isinstance(stage, Packed)
+                    put(old, key, stage.requires_grad_(False) if frozen else stage)
+    retie(retie(model, shared), wanted, plain=False)
     return tie(model)
 
 
@@ -137,9 +145,19 @@ def attach_layout(model: nn.Module) -> nn.Module:
         if layout["modules"]:
             line = json.dumps(layout, separators=(",", ":"))
             config.quantization_config = {"quant_method": "tqlearn", "layout": line}
-        elif hasattr(config, "quantization_config"):
-            del config.quantization_config
+            guard_resizing(model)
+        else:
+            _unmark(model)
     return model
+
+
+def _unmark(model: nn.Module) -> None:
+    """Take away what ``from_pretrained`` left on a model that is compressed no more, in place."""
+    for module in model.modules():
+        for name in ("is_quantized", "quantization_method", "hf_quantizer"):
+            vars(module).pop(name, None)
+        for name in ("quantization_config", "_is_quantized"):
+            vars(getattr(module, "config", model)).pop(name, None)
 
 
 def save(model: nn.Module, path: str | Path) -> Path:

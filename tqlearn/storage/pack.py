@@ -7,14 +7,14 @@ other.
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import parametrize
 
 from ..quantizers.grid import require_calibrated
 from ..shapes import packed_bytes
 from ..sparsity.blocks import BlockMask, RowMask
 from ..sparsity.nm import NMMask
-from ..stages import is_quantizer, mask_of, own_class, strip
+from ..stages import is_frozen, is_quantizer, mask_of, put, strip
 from .packed import Packed, PackedNM
+from .tied import retie, ties
 
 
 def pack_tensors(model: nn.Module) -> nn.Module:
@@ -26,13 +26,14 @@ def pack_tensors(model: nn.Module) -> nn.Module:
         ValueError: a quantizer has no scale yet.
     """
     require_calibrated(model)
+    groups = ties(model)
     for module in list(model.modules()):
         for name, chain in list(getattr(module, "parametrizations", {}).items()):
             if is_quantizer(chain[-1]) or isinstance(chain[-1], NMMask):
                 _pack_tensor(module, name, chain)
             elif isinstance(chain[-1], BlockMask | RowMask):
                 strip(module, name)
-    return model
+    return retie(model, groups)
 
 
 @torch.no_grad()
@@ -46,6 +47,7 @@ def _pack_tensor(module: nn.Module, name: str, chain: nn.Module) -> None:
         packed, codes = PackedNM.of(x, q, masks[-1], mask_of(module, name))
     else:
         packed, codes = Packed.of(x, q)
+    packed.frozen = is_frozen(module, name)
     strip(module, name)
     place_packed(module, name, packed, codes)
 
@@ -56,7 +58,7 @@ def place_packed(module: nn.Module, name: str, packed: Packed, codes: Tensor | N
         codes = packed.blank(getattr(module, name).detach())
     delattr(module, name)
     module.register_buffer(name, codes)
-    parametrize.register_parametrization(own_class(module), name, packed, unsafe=True)
+    put(module, name, packed)
 
 
 def unpack_tensors(model: nn.Module) -> nn.Module:
@@ -68,9 +70,7 @@ def unpack_tensors(model: nn.Module) -> nn.Module:
                 strip(module, name)
                 for stage in stages:
                     stage.train(module.training)
-                    parametrize.register_parametrization(
-                        own_class(module), name, stage, unsafe=True
-                    )
+                    put(module, name, stage)
     return model
 
 
@@ -102,8 +102,9 @@ def stored_bytes(chain: nn.Module, numel: int) -> tuple[int, int]:
 
 def bake_tensors(model: nn.Module) -> nn.Module:
     """Turn every parametrized tensor into a plain parameter with its present value, in place."""
+    groups = ties(model)
     for module in list(model.modules()):
         for name, parametrized in list(getattr(module, "parametrizations", {}).items()):
             if parametrized.is_tensor:
                 strip(module, name)
-    return model
+    return retie(model, groups)

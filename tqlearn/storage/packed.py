@@ -10,16 +10,18 @@ import torch
 from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor, nn
 
+from ..precision import Fine
 from ..quantizers.grid import decode, grid_is_a_scale
 from ..quantizers.rounding import positive
 from ..registry import build, register, spec_of
 from ..shapes import packed_bytes
 from ..sparsity.nm import NMMask, grouped, ungrouped
+from ..stages import fit
 from .codes import pack_bits, unpack_bits
 
 
 @register
-class Packed(nn.Module):
+class Packed(Fine):
     """Yield scale * code from packed codes; stands on a tensor in place of its quantizer. One with
     more than a scale (clips, a zero point) is kept as ``grid`` and decodes by itself.
 
@@ -27,26 +29,39 @@ class Packed(nn.Module):
         shape: shape of the float tensor.
         quantizer: class name and arguments of the quantizer that made the codes, for ``unpack``.
         bits, qmin: of the codes.
+        frozen: the numbers shall not learn once they are unpacked.
 
     The float values are computed at the first use and kept until the codes or the scale change.
+    Scales stay in float32 when the model is cast to ``dtype``; each value is rounded to it once.
     """
 
     def __init__(
-        self, shape: list[int], bits: int | None, qmin: int | None, quantizer: dict | None
+        self,
+        shape: list[int],
+        bits: int | None,
+        qmin: int | None,
+        quantizer: dict | None,
+        frozen: bool = False,
     ) -> None:
         super().__init__()
+        self.frozen = frozen
         self.shape, self.bits, self.qmin, self.quantizer = tuple(shape), bits, qmin, quantizer
         like = None if quantizer is None else build(quantizer)
         plain = like is None or grid_is_a_scale(like)
         self.grid = None if plain else like.requires_grad_(False).eval()
         scale = like.scale.detach() if like is not None and plain else None
         self.register_buffer("scale", None if scale is None else torch.full_like(scale, torch.nan))
+        self.dtype = torch.get_default_dtype()
         self._kept: tuple | None = None
+
+    def _apply(self, fn, recurse: bool = True) -> nn.Module:
+        self.dtype = fn(torch.empty(0, dtype=self.dtype)).dtype
+        return super()._apply(fn, recurse)
 
     @classmethod
     def of(cls, x: Float[Tensor, "..."], q: nn.Module) -> tuple["Packed", UInt8[Tensor, "_"]]:
         """Return the module and the stream for a tensor and its quantizer."""
-        packed = cls(list(x.shape), q.bits, q.qmin, spec_of(q)).to(x.device)
+        packed = cls(list(x.shape), q.bits, q.qmin, spec_of(q)).to(x.device, x.dtype)
         return packed._take(q), pack_bits(q.codes(x), q.bits, q.qmin)
 
     def _take(self, q: nn.Module) -> "Packed":
@@ -56,8 +71,21 @@ class Packed(nn.Module):
             self.grid = copy.deepcopy(q).requires_grad_(False).eval()
         return self
 
+    def __getattr__(self, name: str) -> object:
+        if name in ("scale", "grid"):  # whoever holds them may write, which no version tells
+            self.__dict__["_kept"] = None
+        return super().__getattr__(name)
+
+    def take(self, values: Float[Tensor, "..."]) -> Tensor:
+        """Return the codes of new values; the scale starts anew where that is nearer."""
+        (q,) = self.stages()
+        fit([q], values)
+        self._take(q)
+        return pack_bits(q.codes(values), self.bits, self.qmin)
+
     def _decode(self, codes: Int[Tensor, "..."]) -> Float[Tensor, "..."]:
-        return decode(codes, self.scale) if self.grid is None else self.grid.decode(codes)
+        values = decode(codes, self.scale) if self.grid is None else self.grid.decode(codes)
+        return values.to(self.dtype)
 
     def blank(self, like: Tensor) -> Tensor:
         """Return an empty stream, to be loaded, on the device of a tensor."""
@@ -67,16 +95,16 @@ class Packed(nn.Module):
     def stages(self) -> list[nn.Module]:
         """Return what stood on the tensor before it was packed."""
         if self.grid is not None:
-            return [copy.deepcopy(self.grid).requires_grad_()]
+            return [copy.deepcopy(self.grid).requires_grad_(not self.frozen)]
         q = build(self.quantizer).to(self.scale)
         q.scale.data.copy_(self.scale)
-        return [q]
+        return [q.requires_grad_(not self.frozen)]
 
     def forward(self, packed: Tensor) -> Float[Tensor, "..."]:
         parts = [packed, *self.parameters(), *self.buffers()]
         if torch.compiler.is_compiling() or any(part.is_inference() for part in parts):
             return self._values(packed)  # these count no versions, so nothing tells of a change
-        stamp = [(part.data_ptr(), part._version, part.dtype) for part in parts]
+        stamp = [self.dtype, *((part.data_ptr(), part._version) for part in parts)]
         # someone may have written into the kept values too, as weight initializers do: version 0
         if self._kept is None or self._kept[0] != stamp or self._kept[1]._version:
             with torch.inference_mode(False):  # kept for later calls, which may want gradients
@@ -93,7 +121,7 @@ class Packed(nn.Module):
             "bits": self.bits,
             "qmin": self.qmin,
             "quantizer": self.quantizer,
-        }
+        } | ({"frozen": True} if self.frozen else {})
 
     def extra_repr(self) -> str:
         return f"shape={self.shape}, bits={self.bits}"
@@ -121,8 +149,9 @@ class PackedNM(Packed):
         bits: int | None = None,
         qmin: int | None = None,
         quantizer: dict | None = None,
+        frozen: bool = False,
     ) -> None:
-        super().__init__(shape, bits, qmin, quantizer)
+        super().__init__(shape, bits, qmin, quantizer, frozen)
         like = build(mask)
         self.mask, self.form, self.axis = mask, like.form, like.axis
         self.groups = self.form.groups(self.shape, self.axis)
@@ -154,11 +183,22 @@ class PackedNM(Packed):
         # kept ones first, in their order; short groups are filled up with places that hold a zero
         runs = (~runs).byte().argsort(dim=1, stable=True)[:, : form.keep // form.run]
         packed = cls(list(x.shape), spec, *(() if q is None else (q.bits, q.qmin, spec_of(q))))
-        packed = packed.to(x.device) if q is None else packed.to(x.device)._take(q)
+        packed = packed.to(x.device, x.dtype)
+        packed = packed if q is None else packed._take(q)
         packed.places = pack_bits(runs, form.place_bits, 0)
         numbers = grouped(x if q is None else q.codes(x), form, mask.axis)
         numbers = numbers.gather(1, packed._columns())
         return packed, numbers.flatten() if q is None else pack_bits(numbers, q.bits, q.qmin)
+
+    def take(self, values: Float[Tensor, "..."]) -> Tensor:
+        """Return the codes of new values, masked; the scale starts anew where that is nearer."""
+        mask, *q = self.stages()
+        fit([mask, *q], values)
+        new, codes = self.of(mask(values), *(q or [None]), mask, mask.mask_for(values))
+        self.places = new.places
+        if q:
+            self._take(q[0])
+        return codes
 
     def blank(self, like: Tensor) -> Tensor:
         """Return an empty stream, to be loaded, on the device of a tensor."""
@@ -200,6 +240,7 @@ class PackedNM(Packed):
     def config(self) -> dict:
         """Return the arguments that rebuild this module."""
         own = {"shape": list(self.shape), "mask": self.mask}
+        own |= {"frozen": True} if self.frozen else {}
         return own if self.quantizer is None else super().config() | own
 
     def extra_repr(self) -> str:

@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from ..precision import widened
 from ..registry import resized_linear
 from ..sparsity.anatomy import EncoderLayer, encoder_layers
 from ..stages import is_quantizer
@@ -143,7 +144,9 @@ def _cut(model: nn.Module, layer: EncoderLayer, rule: str) -> Cut:
     hidden = torch.zeros_like(up.weight[:, 0]) if up.bias is None else up.bias
     added = (down.weight * model.get_submodule(layer.activation)(hidden)).T  # (dimensions, width)
     gone = _but_one(~up.weight.any(1) | ~down.weight.any(0))
-    cut = Cut(layer, ~heads_gone, ~gone, constant[heads_gone].sum(0), added[gone].sum(0))
+    cut = Cut(
+        layer, ~heads_gone, ~gone, widened(constant)[heads_gone].sum(0), widened(added)[gone].sum(0)
+    )
     if rule == "authors":  # which folds nothing
         counts = {"heads": int(wrong.sum()), "dimensions": int((gone & added.any(1)).sum())}
         cut.changed = {what: n for what, n in counts.items() if n}

@@ -7,13 +7,15 @@ A plan is a dict: shell wildcard on module names -> list of edits. The first pat
 import copy
 import difflib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 
 from torch import nn
 
+from ..kinds import is_known, require_no_hook
 from ..quantizers.named_points import Spot
-from ..stages import Cores
+from ..stages import Cores, weight_names
+from ..storage.tied import ties
 
 Edit = Callable[[nn.Module], nn.Module]
 
@@ -21,22 +23,29 @@ Edit = Callable[[nn.Module], nn.Module]
 Plan = Mapping[str, Sequence]  # of edits; ``match`` says which one is none
 
 
-LAYERS = (nn.Linear, nn.Embedding, nn.Conv1d, nn.Conv2d, Cores, Spot)
+LAYERS = (nn.Linear, nn.Embedding, nn.Conv1d, nn.Conv2d, Cores, Spot)  # or ``is_known``
 
 
 def match(model: nn.Module, plan: Plan) -> dict[str, Sequence[Edit]]:
     """Return the edits of every layer that a plan names; the first pattern that fits wins.
 
+    Of layers that share a weight, such as a table of words and the output layer, the first owns it:
+    what the plan says of any of them is done to that one, and serves all.
+
     Raises:
         ValueError: a pattern fits no layer (the message lists the nearest names), or a layer in the
-            plan shares its weight with another one.
+            plan shares its weight with one that has other edits.
         TypeError: an edit is not callable.
     """
     if isinstance(model, LAYERS):
         raise ValueError(
             f"the model is itself a {type(model).__name__}; call the edit on it: TT(rank=8)(layer)"
         )
-    layers = {name: m for name, m in model.named_modules() if isinstance(m, LAYERS)}
+    layers = {n: m for n, m in model.named_modules() if isinstance(m, LAYERS) or is_known(m)}
+    named = dict(model.named_modules())
+    for pattern in plan:  # a full name finds any module with a weight
+        if pattern in named and weight_names(named[pattern]):
+            layers[pattern] = named[pattern]
     found: dict[str, Sequence[Edit]] = {}
     for pattern, edits in plan.items():
         hits = [name for name in layers if fnmatchcase(name, pattern)]
@@ -49,8 +58,9 @@ def match(model: nn.Module, plan: Plan) -> dict[str, Sequence[Edit]]:
             raise TypeError(f"plan pattern {pattern!r}: {wrong[0]!r} is no edit (module -> module)")
         for name in hits:
             found.setdefault(name, edits)
-    _refuse_tied(model, [name for name, edits in found.items() if edits])
-    return {name: edits for name, edits in found.items() if edits}
+            if edits:
+                require_no_hook(name, layers[name])
+    return {name: edits for name, edits in _owned(model, found, layers).items() if edits}
 
 
 def _nearest(pattern: str, names: list[str]) -> list[str]:
@@ -59,24 +69,55 @@ def _nearest(pattern: str, names: list[str]) -> list[str]:
     return sorted(names, key=lambda n: -difflib.SequenceMatcher(None, plain, tails[n]).ratio())[:3]
 
 
-def _refuse_tied(model: nn.Module, chosen: list[str]) -> None:
-    owners: dict[int, list[str]] = {}
-    for name, module in model.named_modules(remove_duplicate=False):
-        for parameter in module.parameters(recurse=False):
-            owners.setdefault(id(parameter), []).append(name)
-    for names in owners.values():
-        if len(names) > 1 and set(names) & set(chosen):
+def _owned(model: nn.Module, chosen: dict[str, Sequence], layers: Mapping) -> dict[str, Sequence]:
+    """Give the edits of a weight that several layers share to the first of them, which owns it."""
+    for places in ties(model):
+        names = [name for name, key in places if key == "weight"]
+        asked = [chosen.pop(name) for name in names if name in chosen]
+        if not asked:
+            continue
+        if names[0] not in layers or any(edits != asked[0] for edits in asked):
             raise ValueError(
-                f"{' and '.join(names)} share one weight; leave both out of the plan or "
-                "untie them first"
+                f"{' and '.join(names)} share one weight, which the plan gives different edits; "
+                "name one of them, or all alike, or untie them first"
             )
+        chosen[names[0]] = asked[0]
+    return {name: chosen[name] for name in layers if name in chosen}
+
+
+def left_out(model: nn.Module, plan: Plan) -> dict[str, int]:
+    """Return the bytes of every matrix under a plan's patterns that ``match`` does not find.
+
+    These stand in modules of other kinds; their full names, without a wildcard, find them.
+    """
+    found, chosen = {}, match(model, plan)
+    for name, module in model.named_modules():
+        edits = next((edits for pattern, edits in plan.items() if fnmatchcase(name, pattern)), ())
+        if name in chosen or not edits or isinstance(module, LAYERS) or is_known(module):
+            continue
+        for key in weight_names(module):
+            tensor = getattr(module, key)
+            if sum(n > 1 for n in tensor.shape) > 1:
+                found[f"{name}.{key}".lstrip(".")] = tensor.numel() * tensor.element_size()
+    return found
+
+
+def copied(model: nn.Module) -> nn.Module:
+    """Return a copy of a model, or say which module cannot be copied."""
+    for name, module in model.named_modules():
+        require_no_hook(name, module)
+    return copy.deepcopy(model)
 
 
 @dataclass(frozen=True)
 class Preview:
-    """What a plan would do: one row per layer with name, layer, edits and parameter counts."""
+    """What a plan would do: one row per layer with name, layer, edits and parameter counts.
+
+    ``left`` has the bytes of the matrices under the plan's patterns that stay as they are.
+    """
 
     rows: list[dict]
+    left: dict[str, int] = field(default_factory=dict)
 
     @property
     def before(self) -> int:
@@ -94,7 +135,8 @@ class Preview:
         for row in self.rows:
             line = f"{row['name']:<{width}} {row['before']:>12,} {row['after']:>12,}  "
             lines.append(line + row["becomes"])
-        return "\n".join([*lines, f"{'together':<{width}} {self.before:>12,} {self.after:>12,}"])
+        lines.append(f"{'together':<{width}} {self.before:>12,} {self.after:>12,}")
+        return "\n".join([*lines, *(f"stays as it is: {name}" for name in self.left)])
 
     def _repr_html_(self) -> str:
         body = "".join(
@@ -104,7 +146,8 @@ class Preview:
         )
         foot = f"<tr><th>together</th><th>{self.before:,}</th><th>{self.after:,}</th><th></th></tr>"
         head = "<tr><th>layer</th><th>before</th><th>after</th><th>becomes</th></tr>"
-        return f"<table>{head}{body}{foot}</table>"
+        left = "".join(f"<p>stays as it is: {name}</p>" for name in self.left)
+        return f"<table>{head}{body}{foot}</table>{left}"
 
 
 def preview(model: nn.Module, plan: Plan) -> Preview:
@@ -135,7 +178,7 @@ def preview(model: nn.Module, plan: Plan) -> Preview:
                 "edits": [repr(edit) for edit in edits],
             }
         )
-    return Preview(rows)
+    return Preview(rows, left_out(model, plan))
 
 
 def _count(module: nn.Module) -> int:

@@ -5,6 +5,8 @@ import copy
 import torch
 from torch import nn
 
+from ..precision import widened
+
 
 @torch.no_grad()
 def fill(model: nn.Module, seed: int = 0, spread: float | int = 0.01) -> nn.Module:
@@ -28,8 +30,7 @@ def fill(model: nn.Module, seed: int = 0, spread: float | int = 0.01) -> nn.Modu
     for parameter in filled.parameters():
         zero = parameter == 0
         if parameter.dim() > 1 and bool(zero.any()):
-            noise = torch.randn(parameter.shape, generator=generator).to(parameter)
-            parameter.copy_(
-                torch.where(zero, parameter.mean() + spread * parameter.std() * noise, parameter)
-            )
+            wide = widened(parameter)
+            noise = torch.randn(parameter.shape, generator=generator).to(wide)
+            parameter.copy_(torch.where(zero, wide.mean() + spread * wide.std() * noise, wide))
     return filled

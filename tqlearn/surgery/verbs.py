@@ -4,6 +4,7 @@ All checks come before the first cut, so a refused plan leaves everything as it 
 """
 
 import copy
+import warnings
 
 from torch import nn
 
@@ -12,7 +13,8 @@ from ..sparsity.blocks import tie
 from ..stages import Cores
 from ..storage.layout import attach_layout
 from ..storage.pack import bake_tensors, pack_tensors, unpack_tensors
-from .plan import Plan, match
+from ..storage.tied import replace
+from .plan import Plan, copied, left_out, match
 
 
 def compress(model: nn.Module, plan: Plan, *, inplace: bool = False) -> nn.Module:
@@ -33,7 +35,7 @@ def compress(model: nn.Module, plan: Plan, *, inplace: bool = False) -> nn.Modul
 
     Raises:
         ValueError: a pattern matches no layer, a layer cannot take its edit, a weight holds a NaN,
-            or a weight is shared with another layer.
+            or layers that share a weight get different edits.
         TypeError: an edit cannot take that kind of layer, or returned no module.
 
     >>> from tqlearn import TT
@@ -54,17 +56,27 @@ def compress(model: nn.Module, plan: Plan, *, inplace: bool = False) -> nn.Modul
                 )
             new.train(training)
         made[name] = new
-    student = model if inplace else copy.deepcopy(model)
+    _say_left(left_out(model, plan), model)
+    student = model if inplace else copied(model)
     before = {name: student.get_submodule(name) for name in made}
     try:
-        for name, new in made.items():
-            student.set_submodule(name, new)
-        return attach_layout(tie(student))
+        return attach_layout(tie(replace(student, made)))
     except Exception:  # what cannot be described could not be saved: nothing half-done
-        for name, old in before.items():
-            student.set_submodule(name, old)
-        tie(student)
+        tie(replace(student, before))
         raise
+
+
+def _say_left(left: dict[str, int], model: nn.Module) -> None:
+    """Warn of matrices under the plan's patterns that no edit reaches, where they weigh."""
+    whole = sum(t.numel() * t.element_size() for t in model.parameters())
+    if left and (share := sum(left.values()) / whole) > 0.01:
+        largest = max(left, key=left.get)
+        warnings.warn(
+            f"{len(left)} matrices under the plan's patterns stay as they are, {share:.1%} of the "
+            f"model's bytes, the largest is {largest!r}; preview lists them, and the full name of "
+            "their module in the plan finds them",
+            stacklevel=3,
+        )
 
 
 def pack(model: nn.Module) -> nn.Module:
@@ -73,12 +85,12 @@ def pack(model: nn.Module) -> nn.Module:
     Raises:
         ValueError: a quantizer has no scale yet.
     """
-    return attach_layout(pack_tensors(copy.deepcopy(model)))
+    return attach_layout(pack_tensors(copied(model)))
 
 
 def unpack(model: nn.Module) -> nn.Module:
     """Return a trainable copy of a packed model: floats under the quantizers of the codes."""
-    return attach_layout(unpack_tensors(copy.deepcopy(model)))
+    return attach_layout(unpack_tensors(copied(model)))
 
 
 def bake(model: nn.Module, *, dense: bool = False) -> nn.Module:
@@ -89,11 +101,13 @@ def bake(model: nn.Module, *, dense: bool = False) -> nn.Module:
             loads anywhere (and is as large as the teacher). Quantizers of activations go then, for
             a plain layer has no place for them; without ``dense`` they stay.
     """
-    plain = bake_tensors(copy.deepcopy(model))
+    plain = bake_tensors(copied(model))
     if dense:
+        made = {}
         for name, module in list(plain.named_modules()):
             if isinstance(module, Cores):
-                plain.set_submodule(name, module.dense().train(module.training))
+                made[name] = module.dense().train(module.training)
             else:
                 lift(module)
+        replace(plain, made)
     return attach_layout(plain)

@@ -1,0 +1,123 @@
+"""Layers of many models: what reads ``weight``, what is no nn.Linear, what starts at random anew.
+
+Each is a tiny random model: compressed, packed, saved, loaded to the bit, baked into plain layers.
+"""
+
+import pytest
+import torch
+import transformers as tf
+
+import tqlearn as tq
+import tqlearn.hf  # noqa: F401  (from_pretrained reads compressed folders)
+
+SMALL = {
+    "vocab_size": 99,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 4,
+}
+MORE = SMALL | {"max_position_embeddings": 64}
+SOUND = {"conv_dim": (16, 16), "conv_stride": (5, 2), "conv_kernel": (10, 3)}
+SOUND |= {"num_conv_pos_embeddings": 8, "num_conv_pos_embedding_groups": 2}
+MOE = MORE | {"num_key_value_heads": 2, "num_local_experts": 4}
+T5 = {"vocab_size": 99, "d_model": 32, "d_kv": 8, "d_ff": 48, "num_layers": 1, "num_heads": 4}
+GPT = {"vocab_size": 99, "n_embd": 32, "n_layer": 1, "n_head": 4, "n_positions": 64}
+OPT = MORE | {"ffn_dim": 48, "word_embed_proj_dim": 32}
+DEBERTA = MORE | {"relative_attention": True, "pos_att_type": ["p2c", "c2p"]}
+IDS = {
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "cls_token_id": 1,
+    "sep_token_id": 2,
+}
+MODELS = {
+    "ModernBert": IDS | MORE,  # asks for weights at its random start, as Wav2Vec2 does
+    "Wav2Vec2": SMALL | SOUND,
+    "DebertaV2": DEBERTA,  # asks for a weight's type
+    "T5Encoder": T5,
+    "Mamba": {"vocab_size": 99, "hidden_size": 32, "num_hidden_layers": 1, "state_size": 8},
+    "GPT2": GPT,  # Conv1D
+    "Falcon": SMALL,  # a linear layer with a forward of its own
+    "OPT": OPT,  # a table of positions with an offset
+    "Mixtral": MOE,  # experts in one tensor
+    "GptOss": MOE | {"head_dim": 8, "num_experts_per_tok": 2},  # the other way round
+}
+
+
+def model_of(kind):
+    torch.manual_seed(3)
+    config = getattr(tf, kind.removesuffix("Encoder") + "Config")(**MODELS[kind])
+    return getattr(tf, kind + "Model")(config).eval()
+
+
+def states(model):
+    with torch.no_grad():
+        if model.config.model_type == "wav2vec2":
+            sound = torch.randn(1, 600, generator=torch.Generator().manual_seed(1))
+            return model.eval()(sound).last_hidden_state
+        return model.eval()(torch.tensor([[3, 9, 27, 81]])).last_hidden_state
+
+
+def round_trip(student, folder):
+    wanted, packed = states(student), tq.pack(student)
+    assert torch.equal(states(packed), wanted)
+    packed.save_pretrained(folder / "packed")
+    assert torch.equal(states(type(student).from_pretrained(folder / "packed")), wanted)
+    dense = tq.bake(student, dense=True)
+    dense.save_pretrained(folder / "dense")
+    plain = type(student).from_pretrained(folder / "dense")
+    torch.testing.assert_close(states(plain), wanted, atol=1e-4, rtol=1e-4)
+
+
+def linears(model, edits):
+    return {
+        name: edits
+        for name, module in model.named_modules()
+        if isinstance(module, torch.nn.Linear) or type(module).__name__ == "Conv1D"
+    }
+
+
+@pytest.mark.parametrize("edits", [[tq.TT(rank=2)], [tq.LowRank(rank=2), tq.LSQ(8)]], ids=repr)
+@pytest.mark.parametrize("kind", MODELS)
+def test_factored(kind, edits, tmp_path):
+    model = model_of(kind)
+    plan = linears(model, edits)
+    tq.preview(model, plan)
+    student = tq.calibrate(tq.compress(model, plan))
+    assert not torch.allclose(states(student), states(model), atol=1e-4)
+    round_trip(student, tmp_path)
+
+
+@pytest.mark.parametrize("edits", [[tq.LSQ(4)], [tq.TwoFour(pad=True), tq.SAWB(4)]], ids=repr)
+@pytest.mark.parametrize("kind", MODELS)
+@pytest.mark.filterwarnings("ignore:.*matrices under the plan's patterns stay")
+def test_quantized(kind, edits, tmp_path):
+    model = model_of(kind)
+    everything = "encoder.layers.*" if kind == "Wav2Vec2" else "*"  # one has a weight norm
+    student = tq.calibrate(tq.compress(model, {everything: edits}))
+    student.train()
+    states_ = (
+        student(torch.randn(1, 600)) if kind == "Wav2Vec2" else student(torch.ones(1, 4).long())
+    )
+    states_.last_hidden_state.square().sum().backward()
+    under = [p for n, p in student.named_parameters() if "original" in n and "experts" not in n]
+    assert all(p.grad is not None for p in under)
+    round_trip(student, tmp_path)
+    if kind in ("Mixtral", "GptOss"):
+        (experts,) = (m for n, m in student.named_modules() if n.endswith("experts"))
+        assert set(experts.parametrizations) == {"gate_up_proj", "down_proj"}
+
+
+def test_tables_with_a_forward_of_their_own_are_refused_with_words():
+    with pytest.raises(TypeError, match="OPTLearnedPositionalEmbedding has a forward of its own"):
+        tq.compress(model_of("OPT"), {"*embed_positions": [tq.TTM(rank=4, order=2)]})
+
+
+def test_raw_parameters_are_listed():
+    config = tf.XLNetConfig(vocab_size=99, d_model=32, n_layer=1, n_head=4, d_inner=48)
+    model = tf.XLNetModel(config)
+    with pytest.warns(UserWarning, match=r"\d matrices under .* 'layer.0.rel_attn"):
+        tq.compress(model, {"*": [tq.LSQ(4)]})
+    assert "layer.0.rel_attn.q" in tq.preview(model, {"*": [tq.LSQ(4)]}).left

@@ -1,0 +1,170 @@
+"""Weights that are computed: looks at them, products with them, and where a write goes."""
+
+import copy
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.testing import assert_close
+
+import tqlearn as tq
+
+STRUCTURES = [tq.TT(rank=5), tq.LowRank(rank=5), tq.Kronecker(rank=2)]
+TABLES = [tq.TTM(rank=5, order=2), tq.Kronecker(rank=2)]
+
+
+def layer():
+    torch.manual_seed(3)
+    return nn.Linear(24, 36)
+
+
+def factored(edit):
+    table = isinstance(edit, tq.TTM)
+    return edit(nn.Embedding(30, 16) if table else layer())
+
+
+@pytest.mark.parametrize("edit", [*STRUCTURES, *TABLES], ids=repr)
+def test_the_dense_weight_of_a_factored_layer(edit):
+    new = factored(edit)
+    dense = new.dense().weight
+    weight = new.weight
+    assert (weight.dtype, weight.device, weight.shape) == (dense.dtype, dense.device, dense.shape)
+    assert weight.requires_grad and weight.dim() == 2 and len(weight) == len(dense)
+    assert weight.size(0) == dense.size(0) and weight.is_floating_point()
+    assert "weight" not in new.state_dict() and "weight" not in dict(new.named_parameters())
+    x = torch.randn(3, dense.shape[1])
+    assert_close(F.linear(x, weight), x @ dense.T, atol=1e-6, rtol=1e-5)
+    assert_close(weight @ x.T, dense @ x.T, atol=1e-6, rtol=1e-5)
+    assert_close(torch.cat([weight, dense]), torch.cat([dense, dense]))
+    assert new.bfloat16().weight.dtype == torch.bfloat16
+
+
+def test_a_look_multiplies_nothing(monkeypatch):
+    new = factored(tq.TT(rank=5))
+    monkeypatch.setattr(type(new), "product", lambda self: pytest.fail("a look built the weight"))
+    weight = new.weight
+    assert (weight.dtype, weight.shape, weight.ndim) == (torch.float32, (36, 24), 2)
+    assert weight.device.type == weight.data.device.type == "cpu"
+
+
+@pytest.mark.parametrize("edit", STRUCTURES, ids=repr)
+def test_gradients_reach_the_cores(edit):
+    new, x = factored(edit).double(), torch.randn(3, 24).double()
+    by_weight = torch.autograd.grad(F.linear(x, new.weight, new.bias).square().sum(), new.cores)
+    by_layer = torch.autograd.grad(new(x).square().sum(), new.cores)
+    for a, b in zip(by_weight, by_layer, strict=True):
+        assert_close(a, b)
+    assert not (new.weight.data * 2).requires_grad
+
+
+def test_a_look_up_in_a_factored_table_is_its_own():
+    new, ids = factored(tq.TTM(rank=5, order=2)), torch.tensor([[0, 29], [3, 3]])
+    assert torch.equal(F.embedding(ids, new.weight), new(ids))
+
+
+WRITES = [
+    lambda w: w.data.add_(1),
+    lambda w: w.data.zero_(),
+    lambda w: w.copy_(torch.ones(36, 24)),
+    lambda w: w.__setitem__(0, 1.0),
+    lambda w: setattr(w, "data", torch.ones(36, 24)),
+]
+
+
+@pytest.mark.parametrize("write", WRITES)
+def test_a_write_into_a_product_of_cores_is_refused(write):
+    new = factored(tq.TT(rank=5))
+    with torch.no_grad(), pytest.raises(RuntimeError, match=r"tqlearn.bake\(model, dense=True\)"):
+        write(new.weight)
+
+
+@pytest.mark.parametrize("edit", STRUCTURES, ids=repr)
+def test_torch_encoders_read_the_weight(edit):
+    """nn.TransformerEncoder and nn.MultiheadAttention ask for it, in eval for a fast path."""
+    torch.manual_seed(0)
+    model = nn.TransformerEncoder(nn.TransformerEncoderLayer(32, 4, 48, batch_first=True), 2)
+    plan = {"*.linear?": [edit], "*.out_proj": [edit]}
+    student, x = tq.compress(model.eval(), plan), torch.randn(2, 5, 32)
+    dense = tq.bake(student, dense=True).eval()
+    assert_close(student(x), dense(x), atol=1e-5, rtol=1e-5)
+    with torch.no_grad():
+        assert_close(student(x), dense(x), atol=1e-5, rtol=1e-5)
+
+
+# writes into weights under stages
+
+CHAINS = [
+    [tq.LSQ(8)],
+    [tq.LSQ(8, per="channel")],
+    [tq.SAWB(8)],
+    [tq.Uniform(8)],
+    [tq.PACT(8, init="max")],
+    [tq.TwoFour()],
+    [tq.TwoFour(update="ste")],
+    [tq.TwoFour(), tq.LSQ(8)],
+]
+ADDS = {
+    "data": lambda w, d: setattr(w, "data", w.data + d),
+    "data +=": lambda w, d: w.data.__iadd__(d),
+    "add_": lambda w, d: w.add_(d),
+    "rows": lambda w, d: [w.data[i].add_(d[i]) for i in range(len(w))],
+    "columns": lambda w, d: w.T.copy_((w.detach().clone() + d).T),
+}
+
+
+@pytest.mark.parametrize("edits", CHAINS, ids=repr)
+@pytest.mark.parametrize("how", ADDS)
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_write_is_masked_and_quantized_anew(edits, how, packed):
+    student = tq.calibrate(tq.compress(nn.Sequential(layer()), {"0": edits})).eval()
+    student = tq.pack(student) if packed else student
+    before, delta = student[0].weight.detach().clone(), 0.5 * torch.randn(36, 24)
+    with torch.no_grad():
+        ADDS[how](student[0].weight, delta)
+    new, wanted = student[0].weight.detach(), before + delta
+    kept = before != 0 if "ste" not in repr(edits) else new != 0  # a mask that is chosen anew
+    kept = kept if "TwoFour" in repr(edits) else torch.ones_like(kept)
+    assert not new[~kept].any()
+    assert_close(new[kept], wanted[kept], atol=0.03, rtol=0)  # 8 bits over about 4: half a step
+    if not packed:
+        assert torch.equal(tq.pack(student)[0].weight, new)
+    again = copy.deepcopy(student)
+    assert torch.equal(again[0].weight, new)
+
+
+def test_a_small_write_keeps_a_learned_scale():
+    student = tq.calibrate(tq.compress(nn.Sequential(layer()), {"0": [tq.LSQ(4)]}))
+    scale = student[0].parametrizations.weight[0].scale
+    scale.data.copy_(tq.quantizers.LSQ(4, init="mse").calibrate(layer().weight).scale)
+    before = scale.item()  # as if it had learned: nearer than LSQ's own start
+    student[0].weight.data.mul_(1.001)
+    assert scale.item() == before
+    student[0].weight.data.mul_(3)
+    anew = tq.quantizers.LSQ(4).calibrate(student[0].parametrizations.weight.original)
+    assert scale.item() == anew.scale.item() > 2 * before
+
+
+def test_a_write_that_would_be_lost_raises():
+    student = tq.calibrate(tq.compress(nn.Sequential(layer()), {"0": [tq.LSQ(4)]}))
+    with pytest.raises(RuntimeError, match=r"add_ on a weight under a mask or quantizer"):
+        student[0].weight.add_(1)
+    with pytest.raises(ValueError, match=r"keeps its shape \(36, 24\)"):
+        student[0].weight.data = torch.zeros(3)
+
+
+def test_reading_costs_no_gradient_and_no_type():
+    student = tq.calibrate(tq.compress(nn.Sequential(layer()), {"0": [tq.LSQ(4)]}))
+    weight = student[0].weight
+    assert type(weight * 2) is torch.Tensor and type(weight.data.abs()) is torch.Tensor
+    weight.sum().backward()
+    assert student[0].parametrizations.weight.original.grad is not None
+
+
+@pytest.mark.parametrize("edit", [tq.LSQ(4), tq.Uniform(4)])
+def test_a_scale_of_packed_codes_can_be_written(edit):
+    packed = tq.pack(tq.calibrate(tq.compress(nn.Sequential(layer()), {"0": [edit]})))
+    before, stage = packed[0].weight.detach().clone(), packed[0].parametrizations.weight[0]
+    for number in [stage.scale] if stage.grid is None else [stage.grid.low, stage.grid.high]:
+        number.data.mul_(2)
+    assert_close(packed[0].weight.detach(), 2 * before)

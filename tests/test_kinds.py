@@ -1,0 +1,244 @@
+"""What a plan finds, what stands in an edit's way, and what an edit must not lose."""
+
+import copy
+from contextlib import nullcontext
+
+import pytest
+import torch
+import torch.nn.utils.prune as prune
+from torch import nn
+from torch.nn.utils import parametrizations, spectral_norm, weight_norm
+from torch.testing import assert_close
+
+import tqlearn as tq
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*weight_norm.*is deprecated")
+
+
+class Conv1D(nn.Module):
+    """GPT-2's, as transformers has it."""
+
+    def __init__(self, nf, nx):
+        super().__init__()
+        self.nf, self.nx = nf, nx
+        self.weight, self.bias = nn.Parameter(torch.randn(nx, nf)), nn.Parameter(torch.randn(nf))
+
+    def forward(self, x):
+        return x @ self.weight + self.bias
+
+
+class Experts(nn.Module):
+    def __init__(self, transposed=False):
+        super().__init__()
+        self.num_experts, self.is_transposed = 3, transposed
+        self.up = nn.Parameter(torch.randn(3, 8, 12) if transposed else torch.randn(3, 12, 8))
+        self.up_bias = nn.Parameter(torch.zeros(3, 12))
+
+    def forward(self, x):
+        up = self.up if self.is_transposed else self.up.mT
+        return (x @ up + self.up_bias[:, None]).sum(0)
+
+
+class Net(nn.Module):
+    def __init__(self, layer):
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x):
+        return self.layer(x)
+
+
+X = torch.randn(5, 8, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.mark.parametrize("layer", [lambda: Conv1D(12, 8), Experts, lambda: Experts(True)])
+def test_masks_and_quantizers_on_other_modules(layer):
+    torch.manual_seed(3)
+    model = Net(layer())
+    student = tq.calibrate(tq.compress(model, {"*": [tq.TwoFour(), tq.LSQ(8, per="channel")]}))
+    (name,) = student.layer.parametrizations
+    weight = getattr(student.layer, name)
+    axis = -1 if name == "up" and not model.layer.is_transposed else -2
+    groups = (weight != 0).movedim(axis, -1).unflatten(-1, (-1, 4)).sum(-1)
+    assert (groups == 2).all()  # along the input
+    packed = tq.pack(student)
+    assert torch.equal(packed(X), student(X))
+    again = tq.rebuild(Net(layer()), tq.describe(packed))
+    again.load_state_dict(packed.state_dict())
+    assert torch.equal(again(X), student(X))
+    assert type(tq.bake(packed).layer) is type(model.layer)
+
+
+@pytest.mark.parametrize("edit", [tq.TT(rank=99), tq.LowRank(rank=8), tq.Kronecker(rank=99)])
+def test_structures_of_a_conv1d(edit, tmp_path):
+    torch.manual_seed(3)
+    model = Net(Conv1D(8, 8))  # square: a transpose that is forgotten shows in the numbers alone
+    with pytest.warns(UserWarning) if isinstance(edit, tq.Kronecker) else nullcontext():
+        student = tq.compress(model, {"layer": [edit]})
+    assert_close(student(X), model(X), atol=1e-4, rtol=1e-4)
+    assert_close(X @ student.layer.weight + student.layer.bias, model(X), atol=1e-4, rtol=1e-4)
+    again = tq.load(Net(Conv1D(8, 8)), tq.save(student, tmp_path / "x.safetensors"))
+    for net in (student, again):
+        dense = tq.bake(net, dense=True)
+        assert type(dense.layer) is Conv1D
+        assert_close(dense(X), model(X), atol=1e-4, rtol=1e-4)
+
+
+def test_attention_in_one_matrix():
+    torch.manual_seed(3)
+    model = nn.TransformerEncoder(nn.TransformerEncoderLayer(16, 2, 24, batch_first=True), 1).eval()
+    student = tq.calibrate(tq.compress(model, {"*": [tq.TwoFour(), tq.LSQ(8)]})).eval()
+    x, attention = torch.randn(2, 3, 16), student.layers[0].self_attn
+    assert list(attention.parametrizations) == ["in_proj_weight"]
+    assert list(attention.out_proj.parametrizations) == ["weight"]
+    plain = tq.bake(student)
+    with torch.no_grad():  # with a fast path of torch's, and without
+        assert_close(student(x), plain(x), atol=1e-5, rtol=1e-5)
+    assert_close(student(x), plain(x), atol=1e-5, rtol=1e-5)
+    with pytest.raises(TypeError, match="query alone"):
+        tq.compress(model, {"*self_attn": [tq.Inputs(tq.LSQ(8))]})
+
+
+class Raw(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.table = nn.Parameter(torch.randn(16, 8))
+        self.linear = nn.Linear(8, 8)
+
+    def forward(self, x):
+        return self.linear(x) @ self.table.T
+
+
+def test_what_stays_is_listed_and_said_once():
+    model = nn.Sequential(Raw())
+    shown = tq.preview(model, {"*": [tq.LSQ(4)]})
+    assert shown.left == {"0.table": 16 * 8 * 4} and "stays as it is: 0.table" in str(shown)
+    words = r"1 matrices under .* 64.0% of the model's bytes, the largest is '0.table'"
+    with pytest.warns(UserWarning, match=words) as said:
+        tq.compress(model, {"*": [tq.LSQ(4)]})
+    assert len(said) == 1
+    named = tq.calibrate(tq.compress(model, {"0": [tq.LSQ(4)], "*": [tq.LSQ(4)]}))
+    assert torch.equal(tq.pack(named)(X), named(X)) and len(named[0].table.unique()) <= 16
+    tq.compress(model, {"*linear": [tq.LSQ(4)]})  # not under the pattern: nothing to say
+
+
+HOOKED = {
+    "L1Unstructured": (lambda m: prune.l1_unstructured(m, "weight", 0.5), r"prune.remove\(layer"),
+    "WeightNorm": (weight_norm, "remove_weight_norm"),
+    "SpectralNorm": (spectral_norm, "remove_spectral_norm"),
+}
+
+
+@pytest.mark.parametrize("kind", HOOKED)
+@pytest.mark.parametrize("edit", [tq.LSQ(4), tq.TwoFour(), tq.TT(rank=2)])
+def test_a_weight_that_a_hook_computes_is_refused(kind, edit):
+    hook, way = HOOKED[kind]
+    model = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 8))
+    hook(model[0])
+    model(X)
+    for plan in ({"0": [edit]}, {"1": [edit]}):  # torch could not copy the model either
+        with pytest.raises(ValueError, match=f"0 has a {kind} hook.*{way}"):
+            tq.compress(model, plan)
+    with pytest.raises(ValueError, match=way):
+        tq.pack(model)
+
+
+@pytest.mark.parametrize("edit", [tq.LSQ(4), tq.TwoFour(pad=True)])
+def test_a_weight_normed_convolution_is_refused_with_words(edit):
+    model = nn.Sequential(parametrizations.weight_norm(nn.Conv1d(8, 8, 3)))
+    with pytest.raises(ValueError, match=r"computed by WeightNorm.*remove_parametrizations"):
+        tq.compress(model, {"0": [edit]})
+
+
+def test_recurrent_layers_are_refused():
+    with pytest.raises(ValueError, match="LSTM keeps its weights in a list of its own"):
+        tq.compress(Net(nn.LSTM(8, 8)), {"layer": [tq.LSQ(4)]})
+
+
+class Same(nn.Linear):
+    def forward(self, x):  # as Falcon's
+        return x @ self.weight.T + self.bias
+
+
+class Loud(nn.Embedding):
+    def __init__(self, *args, scale):
+        super().__init__(*args)
+        self.scale = scale
+
+    def forward(self, ids):
+        return super().forward(ids) * self.scale
+
+
+class Offset(nn.Embedding):
+    def forward(self, ids):  # as OPT's positions
+        return super().forward((ids + 2).clamp_max(self.num_embeddings - 1))
+
+
+@pytest.mark.parametrize("verb", [tq.compress, tq.preview])
+def test_subclasses_are_tried(verb):
+    verb(nn.Sequential(Same(8, 8)), {"0": [tq.TT(rank=4)]})
+    verb(nn.Sequential(Loud(9, 8, scale=1.0)), {"0": [tq.TTM(rank=4, order=2)]})
+    for table in (Loud(9, 8, scale=2.0), Offset(9, 8)):
+        with pytest.raises(TypeError, match="has a forward of its own, which gives something else"):
+            verb(nn.Sequential(table), {"0": [tq.TTM(rank=4, order=2)]})
+    replaced = nn.Linear(8, 8)
+    replaced.forward = lambda x: x
+    with pytest.raises(TypeError, match="has a forward of its own"):
+        verb(nn.Sequential(replaced), {"0": [tq.TT(rank=4)]})
+
+
+@pytest.mark.parametrize("edit", [tq.LSQ(4), tq.TTM(rank=4, order=2), tq.TwoFour()])
+@pytest.mark.parametrize("option", [{"max_norm": 1.0}, {"sparse": True}])
+def test_options_of_a_table_that_would_vanish(edit, option):
+    with pytest.raises(
+        ValueError, match=f"would lose what the table is asked for, .*{[*option][0]}"
+    ):
+        tq.compress(nn.Sequential(nn.Embedding(9, 8, **option)), {"0": [edit]})
+
+
+@pytest.mark.parametrize(
+    "edit", [tq.TTM(rank=4, order=2), tq.TTM(rank=4, order=1), tq.Kronecker(1)]
+)
+def test_padding_teaches_a_factored_table_nothing(edit):
+    table = edit(nn.Embedding(9, 8, padding_idx=2))
+    table(torch.tensor([2, 2])).sum().backward()
+    assert not any(core.grad.any() for core in table.cores)
+    both = torch.autograd.grad(table(torch.tensor([2, 5])).sum(), table.cores)
+    alone = torch.autograd.grad(table(torch.tensor([5])).sum(), table.cores)
+    assert all(torch.equal(a, b) and a.any() for a, b in zip(both, alone, strict=True))
+
+
+@pytest.mark.parametrize("edit", [tq.TT(rank=4), tq.LowRank(rank=2), tq.LSQ(4)])
+def test_forward_hooks_are_carried_over(edit):
+    model, seen = nn.Sequential(nn.Linear(8, 8)), []
+    model[0].register_forward_hook(lambda module, inputs, out: seen.append(type(module).__name__))
+    model[0].register_forward_pre_hook(lambda module, inputs: (inputs[0] * 0,))
+    student = tq.calibrate(tq.compress(model, {"0": [edit]}))
+    assert_close(student(X), student[0].bias.expand(5, 8))
+    assert len(seen) == 1
+
+
+def test_quantized_inputs_before_a_structure_are_refused():
+    with pytest.raises(ValueError, match="put TT first in the plan"):
+        tq.compress(nn.Sequential(nn.Linear(8, 8)), {"0": [tq.Inputs(tq.LSQ(8)), tq.TT(rank=2)]})
+
+
+@pytest.mark.parametrize(
+    "edits",
+    [[tq.LSQ(4)], [tq.Uniform(8)], [tq.PACT(4)], [tq.TwoFour(), tq.SAWB(4)], [tq.TT(rank=4)],
+     [tq.LowRank(rank=2), tq.LSQ(4)], [tq.BlockPrune((4, 4))]],
+    ids=repr,
+)  # fmt: skip
+@pytest.mark.parametrize("frozen", ["weight", "bias"])
+def test_frozen_stays_frozen(edits, frozen, tmp_path):
+    model = nn.Sequential(nn.Linear(8, 8))
+    getattr(model[0], frozen).requires_grad_(False)
+    student = tq.calibrate(tq.compress(model, {"0": edits}))
+    packed = tq.pack(student)
+    loaded = tq.load(copy.deepcopy(model), tq.save(packed, tmp_path / "x.safetensors"))
+    for net in (student, tq.unpack(packed), tq.unpack(loaded), tq.bake(packed, dense=True)):
+        learns = {name: p.requires_grad for name, p in net.named_parameters()}
+        weights = [on for name, on in learns.items() if "bias" not in name]
+        biases = [on for name, on in learns.items() if "bias" in name]
+        assert weights and all(on == (frozen != "weight") for on in weights), learns
+        assert biases and all(on == (frozen != "bias") for on in biases), learns

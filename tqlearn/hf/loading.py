@@ -1,0 +1,191 @@
+"""Fit what a folder says of a compressed model to the model that is being loaded.
+
+Names may have another prefix there, a head may be of another size, a part may not be there at all.
+Whatever is neither placed nor left out for such a reason is refused.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Iterator
+
+import torch
+from safetensors import safe_open
+from torch import nn
+from transformers.modeling_utils import load_state_dict
+
+from ..quantizers.inputs import PLACES
+from ..registry import RESIZED, build
+
+OURS = re.compile(r"(?:^|\.)((?:parametrizations\..+|core_\d+|quant_\w+\..+))$")
+
+
+def names_here(model: nn.Module, layout: dict) -> dict[str, str | None]:
+    """Return, for every name of a layout, the name in a dense model that is loaded with its head,
+    another one, or none; or None for a part (a head, a pooler) that the model does not have.
+
+    A layer missing inside a part that it has keeps its name, for ``rebuild`` to refuse.
+    """
+    prefix, names = model.base_model_prefix + ".", layout["modules"]
+    has = {name for name, _ in model.named_modules()}
+    parts = {name.rpartition(".")[0] for name in has}  # another kind of head may be one layer
+    found: dict[str, str | None] = {}
+    for name in names:
+        owner, child = _split(name, names)
+        bare = owner.removeprefix(prefix)
+        ways = [owner, bare, prefix + bare] if len(prefix) > 1 else [owner]
+        here = next((way for way in ways if way in has), None)
+        if here is None and any(_part(way, prefix) in parts for way in ways):
+            here = owner
+        found[name] = None if here is None else here + child
+    return found
+
+
+def _split(name: str, names: dict) -> tuple[str, str]:
+    """Return a name as (layer of the dense model, what compression put below it)."""
+    parts = name.split(".")
+    for k in range(1, len(parts)):
+        above = ".".join(parts[:k])
+        if "class" in names.get(above, {}) or parts[k] in PLACES:
+            return above, "." + ".".join(parts[k:])
+    return name, ""
+
+
+def _part(name: str, prefix: str) -> str:
+    """Return the part of a model that a layer belongs to, such as ``bert.pooler``."""
+    return prefix * name.startswith(prefix) + name.removeprefix(prefix).split(".")[0]
+
+
+def shapes_in(files: list[str] | None) -> dict[str, tuple[int, ...]]:
+    """Return name -> shape of every tensor in the files of a folder."""
+    found = {}
+    for file in files or ():
+        if str(file).endswith(".safetensors"):
+            with safe_open(str(file), "pt") as opened:
+                found |= {k: (*opened.get_slice(k).get_shape(),) for k in opened.keys()}
+        else:
+            found |= {k: (*t.shape,) for k, t in load_state_dict(file, map_location="meta").items()}
+    return found
+
+
+def refuse_left_over(model: nn.Module, layout: dict, shapes: dict) -> None:
+    """Refuse a file with tensors of compressed layers that its own layout has no place for.
+
+    Names may be older ones than the model's, so what follows the layer's name is counted.
+
+    Raises:
+        ValueError: there are such tensors.
+    """
+    own = Counter(m[1] for name in model.state_dict() if (m := OURS.search(name)))
+    for name, entry in layout["modules"].items():
+        own.update(m[1] for t in _tensors(name, entry) if (m := OURS.search(t)))
+    there = [(m[1], name) for name in shapes if (m := OURS.search(name))]
+    extra = Counter(tail for tail, _ in there) - own
+    if extra:
+        first = next(name for tail, name in there if tail in extra)
+        raise ValueError(
+            f"the file holds {extra.total()} tensors of compressed layers that its layout does not "
+            f"name, the first is like {first!r}; config.json and the weights are not of one model: "
+            "save it anew or get both again"
+        )
+
+
+def refuse_misplaced(lost: list[str], absent: list[str]) -> None:
+    """Refuse a model with random weights where a layer of the layout found no place.
+
+    Args:
+        lost: tensors of the model that the file did not have.
+        absent: layers of the layout that were left out.
+
+    Raises:
+        ValueError: two of them end alike, such as ``layer.0.query``.
+    """
+    tails = {tuple(name.split(".")[-2:]): name for name in absent if "." in name}
+    for tensor in lost:
+        *_, above, layer, _ = ("", "", *tensor.split("."))
+        if (above, layer) in tails:
+            raise ValueError(
+                f"the folder has a compressed {tails[above, layer]!r}, for which this model has no "
+                f"place, and {tensor!r} would be random; load it with the class that saved it"
+            )
+
+
+def _tensors(name: str, entry: dict) -> Iterator[str]:
+    """Yield the names of the tensors that a layer of a layout has in a file."""
+    with torch.device("meta"):
+        if "class" in entry:
+            yield from (f"{name}.{key}" for key in build(entry).state_dict())
+        for key, stages in entry.get("parametrizations", {}).items():
+            yield f"{name}.parametrizations.{key}.original"
+            for i, spec in enumerate(stages):
+                for inner in build(spec).state_dict():
+                    yield f"{name}.parametrizations.{key}.{i}.{inner}"
+
+
+def other_sizes(model: nn.Module, layout: dict, here: dict, shapes: dict) -> dict[str, str]:
+    """Return saved name -> name here of the layers that have another size in the model.
+
+    Such as a head for another number of labels. A layer that ``compact`` made smaller is as it
+    should be.
+    """
+    found = {}
+    for name, entry in layout["modules"].items():
+        if here[name] is None or entry.get("class") == RESIZED:
+            continue
+        try:
+            layer = model.get_submodule(here[name])
+        except AttributeError:
+            continue  # a quantizer of activations; or ``rebuild`` refuses it
+        size = _size(name, entry, shapes)
+        if isinstance(layer, nn.Linear | nn.Embedding) and size not in (
+            None,
+            (*layer.weight.shape,),
+        ):
+            found[name] = here[name]
+    return found
+
+
+def _size(name: str, entry: dict, shapes: dict) -> tuple[int, ...] | None:
+    if "class" in entry:
+        with torch.device("meta"):
+            layer = build(entry)
+        for pair in (("out_features", "in_features"), ("num_embeddings", "embedding_dim")):
+            if all(hasattr(layer, side) for side in pair):
+                return tuple(getattr(layer, side) for side in pair)
+        return None
+    stages = entry["parametrizations"].get("weight", [])
+    packed = [tuple(s["args"]["shape"]) for s in stages if s["class"].startswith("Packed")]
+    return packed[0] if packed else shapes.get(f"{name}.parametrizations.weight.original")
+
+
+def plant(model: nn.Module, fresh: dict[str, str], shapes: dict) -> None:
+    """Let transformers see that fresh layers differ from the file, in place.
+
+    It then raises without ``ignore_mismatched_sizes=True``, as for any other layer. Each layer gets
+    a placeholder under a name that the file has, of no size.
+
+    Raises:
+        ValueError: the file has no such name.
+    """
+    for name, here in fresh.items():
+        inside = [k.removeprefix(f"{name}.") for k in shapes if k.startswith(f"{name}.")]
+        ours = [key for key in inside if OURS.search(key)]
+        if not ours:
+            raise ValueError(
+                f"{name} has another size in the file than in {type(model).__name__}; load the "
+                "folder with the config that it was saved with"
+            )
+        *above, last = ours[0].split(".")
+        owner = model.get_submodule(here)
+        for child in above:
+            owner.add_module(child, nn.Module())
+            owner = getattr(owner, child)
+        owner.register_parameter(last, nn.Parameter(torch.empty(0, device="meta")))
+
+
+def uproot(model: nn.Module, fresh: dict[str, str]) -> None:
+    """Take the placeholders away again, in place."""
+    for here in fresh.values():
+        layer = model.get_submodule(here)
+        layer._modules.clear()  # a plain Linear or Embedding has none of its own
+        for name in [name for name in layer._parameters if OURS.search(name)]:
+            del layer._parameters[name]
