@@ -137,7 +137,8 @@ def rows_of(arm: str, record: dict, base: dict, speed: dict[str, dict]) -> list[
     for phase, word in PHASES.items():
         if phase in record["phases"]:
             found = dict(record["phases"][phase])
-            found["retention"] = 100 * score(found) / score(base)
+            if score(base):  # a teacher of a few steps may know nothing yet
+                found["retention"] = 100 * score(found) / score(base)
             found["loss"] = score(base) - score(found)
             made = {**record, "metrics": found | sizes}
             layers = f"heads {record['heads']}, dimensions {record['dimensions']}"

@@ -45,6 +45,7 @@ def soft_labels(
     Source: Hinton et al. 2015. QTC's code averages over all elements instead of over rows, which is
     this value divided by the number of classes (spec sheet QTC, 5.2).
 
+    >>> import torch
     >>> logits = torch.randn(4, 7)
     >>> soft_labels(logits, logits).item()
     0.0
@@ -68,6 +69,7 @@ def hidden_states(
 
     Source: spec sheet QTC, 5.2 (the released code, which does not mask padding; we do).
 
+    >>> import torch
     >>> h = torch.randn(2, 3, 8)
     >>> hidden_states(h, h, torch.ones(2, 3, dtype=torch.long)).abs().item() < 1e-6
     True
@@ -120,6 +122,7 @@ def score_mse(
 
     Source: spec sheet KroneckerBERT, 2.1 (L_att), with its recommended mask.
 
+    >>> import torch
     >>> scores = torch.randn(2, 4, 3, 3)
     >>> score_mse(scores, scores, torch.tensor([[1, 1, 0], [1, 1, 1]])).item()
     0.0
@@ -141,6 +144,7 @@ def soft_cross_entropy(
     Source: spec sheet KDLSQ, section 5 (L_pred). Its gradient is that of ``soft_labels`` at
     temperature 1 over the number of classes; its value is not zero where both agree.
 
+    >>> import torch
     >>> z = torch.tensor([[1.0, 0.0]])
     >>> round(soft_cross_entropy(z, z.flip(-1)).item(), 5)
     0.52216

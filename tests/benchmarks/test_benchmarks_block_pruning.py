@@ -8,8 +8,8 @@ from conftest import result
 @pytest.mark.parametrize("task", ["atis", "sst2"])
 def test_the_sweep(task, quick, data_folder, tiny_minilm, tmp_path):
     work = ("--work", str(tmp_path / "work"))
-    rows = quick("block_pruning", task, "--arms", "5", "400", *work)["rows"]
-    names = ["MiniLM fine-tuned", *(f"{n}, lambda {x}" for x in (5, 400)
+    rows = quick("block_pruning", task, "--arms", "0.01", "400", *work)["rows"]
+    names = ["MiniLM fine-tuned", *(f"{n}, lambda {x}" for x in (0.01, 400)
              for n in ("hybrid", "filled"))]  # fmt: skip
     assert [row["model"] for row in rows] == names
     whole = (tmp_path / "work" / "teacher" / "model.safetensors").stat().st_size

@@ -31,6 +31,7 @@ PASSIVE = {  # keywords that eager attention gets too and has no use for: the ma
     *("cu_seq_lens_q", "cu_seq_lens_k", "max_length_q", "max_length_k", "num_items_in_batch"),
     *("output_attentions", "output_hidden_states", "output_router_logits", "return_dict"),
     *("use_cache", "logits_to_keep", "token_type_ids", "mm_token_type_ids"),
+    "length",  # a column that ``encode_sentences`` and ``group_by_length`` keep beside the ids
 }
 
 
