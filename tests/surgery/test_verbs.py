@@ -238,3 +238,12 @@ def test_a_subclass_nobody_registered_is_not_saved_as_its_parent():
 def test_counts_need_a_trained_table():
     with pytest.raises(ValueError, match="go with init='svd'"):
         tq.TTM(rank=2, init="random", counts=(1, 2))
+
+
+def test_a_second_plan_finds_nothing_behind_the_stages_of_the_first():
+    """A mask first, a quantizer later, by one wide pattern: no word of matrices left out."""
+    layer = nn.Sequential(nn.Linear(8, 8), nn.Sequential(nn.Linear(8, 8)))
+    masked = tq.compress(layer, {"*": [tq.TwoFour()]})
+    assert tq.preview(masked, {"*": [tq.LSQ(bits=4)]}).left == {}
+    both = tq.compress(masked, {"*": [tq.LSQ(bits=4)]})  # a warning would be an error here
+    assert [type(s).__name__ for s in both[0].parametrizations.weight] == ["NMMask", "LSQ"]
