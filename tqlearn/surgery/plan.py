@@ -95,9 +95,7 @@ def left_out(model: nn.Module, plan: Plan) -> dict[str, int]:
         edits = next((edits for pattern, edits in plan.items() if fnmatchcase(name, pattern)), ())
         if name in chosen or not edits or isinstance(module, LAYERS) or is_known(module):
             continue
-        if (
-            ".parametrizations." in f".{name}."
-        ):  # what a layer that was found keeps behind its stages
+        if ".parametrizations." in f".{name}.":  # a found layer keeps these behind its stages
             continue
         for key in weight_names(module):
             tensor = getattr(module, key)
