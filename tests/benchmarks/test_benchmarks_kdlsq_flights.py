@@ -18,15 +18,16 @@ def test_the_committed_table_holds_nine_runs_and_what_notebook_11_says():
     slots = {name: row["metrics"]["slot_f1"] for name, row in found.items()}
     students = [name for name in found if name not in ("teacher", "untaught")]
     for name in students:
-        sets = found[name]["note"].removeprefix("slots ").split("; ")
+        choice, *sets = found[name]["note"].replace("slots native", "native").split("; ")
+        assert "chosen by slots on validation" in choice
         assert [words.split()[0] for words in sets] == [*INSTRUCTION_SETS]
         assert all(words.count(",") == 2 for words in sets)  # three seeds
         metrics = found[name]["metrics"]
         assert metrics["slot_f1_low"] <= metrics["slot_f1"] <= metrics["slot_f1_high"]
+        assert choice.startswith("rate 0.0003,"), "the page takes the rate that was chosen"
     labels = slots["labels alone"]
-    assert labels > slots["labels alone, rate 0.0001"], "the page takes the better rate"
     assert labels - slots["untaught"] > slots["teacher"] - labels, "more than half is back"
-    assert 1 < slots["teacher and labels"] - labels < 2, "one and a half points"
+    assert 0.7 < slots["teacher and labels"] - labels < 1.3, "about one point"
     assert abs(slots["teacher and labels"] - slots["teacher alone"]) < 1
 
 
@@ -34,11 +35,13 @@ def test_the_committed_table_holds_nine_runs_and_what_notebook_11_says():
 def test_kdlsq_flights_script_runs_and_goes_on_where_it_was(tmp_path):
     out, work = tmp_path / "t.json", tmp_path / "work"
     work.mkdir()
-    left = [{"intent_accuracy": 98.0, "slot_f1": 76.0}]
-    (work / "native, untaught.json").write_text(json.dumps(left))
+    score = {"intent_accuracy": 98.0, "slot_f1": 76.0}
+    left = [{"validation": score, "test": score}]
+    (work / "native, untaught, rate 0.0.json").write_text(json.dumps(left))
     command = [sys.executable, str(SCRIPT), "--quick", "--out", str(out), "--work", str(work)]
     subprocess.run(command, check=True, capture_output=True)
     untaught, taught = json.loads(out.read_text())["rows"]
     assert untaught["metrics"]["slot_f1"] == 76.0 and untaught["note"] == "slots native 76.0"
     assert taught["model"] == "teacher alone" and 0 < taught["metrics"]["slot_f1"] < 100
-    assert json.loads((work / "native, teacher alone.json").read_text())[0]["slot_f1"] > 0
+    assert len(list(work.glob("native, teacher alone, rate *.json"))) == 2
+    assert "chosen by slots on validation (0.0003: " in taught["note"]
