@@ -2,8 +2,8 @@
 goes.
 
 ``Computed`` is what stages (masks, quantizers, packed codes) make of a tensor: a write goes to the
-numbers behind it. ``Product`` is the dense weight of a factored layer: it is multiplied only when
-somebody wants its numbers, and nobody can write into it.
+numbers behind it. A ``Deferred`` weight is computed when somebody wants its numbers: ``Product``,
+the dense weight of a factored layer, is multiplied then, and nobody can write into it.
 """
 
 from collections.abc import Callable
@@ -120,13 +120,48 @@ LOOKS |= {Tensor.size, Tensor.dim, Tensor.numel, Tensor.nelement, Tensor.__len__
 LOOKS |= {Tensor.is_floating_point, Tensor.is_complex, Tensor.element_size, Tensor.ndimension}
 
 
-class Product(Tensor):
-    """The dense weight of a factored layer, multiplied out when its numbers are wanted.
-
-    Its type, device and shape cost nothing; functions of it get the product, with its gradients.
-    """
+class Deferred(Tensor):
+    """A weight whose numbers are made when they are wanted; type, device and shape cost nothing."""
 
     _is_hf_initialized = True  # as in ``Computed``
+
+    def numbers(self) -> Tensor:
+        """Make them."""
+        raise NotImplementedError
+
+    def looked_up(self, ids: Tensor, **options: object) -> Tensor | None:
+        """Return what ``F.embedding`` would, without the whole table; None where it takes that."""
+
+    @classmethod
+    def _other(cls, func: Callable, args: tuple, kwargs: dict) -> object:
+        args, kwargs = tree_map(plain_numbers, (args, kwargs))
+        return func(*args, **kwargs)
+
+    @classmethod
+    def __torch_function__(cls, func, types, args=(), kwargs=None):
+        if func in LOOKS:
+            with torch._C.DisableTorchFunctionSubclass():
+                return func(*args)
+        if func is F.embedding and isinstance(args[1], Deferred):
+            found = args[1].looked_up(args[0], **(kwargs or {}))
+            if found is not None:
+                return found
+        return cls._other(func, args, kwargs or {})
+
+    @classmethod
+    def __torch_dispatch__(cls, func, types, args=(), kwargs=None):
+        args, kwargs = tree_map(plain_numbers, (args, kwargs or {}))  # what passed by the above
+        return func(*args, **kwargs)
+
+
+def plain_numbers(value: object) -> object:
+    """Return a deferred weight's numbers, anything else as it is."""
+    return value.numbers() if isinstance(value, Deferred) else value
+
+
+class Product(Deferred):
+    """The dense weight of a factored layer; functions of it get the product, with its gradients."""
+
     _layer: torch.nn.Module
     _learns: bool
 
@@ -144,41 +179,29 @@ class Product(Tensor):
         new._layer, new._learns = layer, learns
         return new
 
+    def numbers(self) -> Tensor:
+        """Multiply the cores."""
+        dense = _dense(self._layer)
+        return dense if self._learns else dense.detach()
+
+    def looked_up(self, ids: Tensor, **options: object) -> Tensor | None:
+        """A factored table looks up by itself."""
+        return self._layer(ids) if hasattr(self._layer, "num_embeddings") else None
+
     @classmethod
-    def __torch_function__(cls, func, types, args=(), kwargs=None):
-        if func in LOOKS:
-            with torch._C.DisableTorchFunctionSubclass():
-                return func(*args)
+    def _other(cls, func: Callable, args: tuple, kwargs: dict) -> object:
         name = getattr(func, "__name__", "")
-        setter = name == "__set__"
         if func == Tensor.data.__get__:
             return Product.of(args[0]._layer, learns=False)
         if func == Tensor.grad.__get__:
             return None
-        if (setter or writes(name)) and isinstance(args[0], Product):
+        if (name == "__set__" or writes(name)) and isinstance(args[0], Product):
             raise RuntimeError(
                 f"the weight of a {type(args[0]._layer).__name__} is a product of its cores and "
                 "cannot be written into; call tqlearn.bake(model, dense=True) first, or keep an "
                 "adapter unmerged"
             )
-        if func is F.embedding and isinstance(args[1], Product) and hasattr(
-            args[1]._layer, "num_embeddings"
-        ):  # fmt: skip
-            return args[1]._layer(args[0])
-        args, kwargs = tree_map(_numbers, (args, kwargs or {}))
-        return func(*args, **kwargs)
-
-    @classmethod
-    def __torch_dispatch__(cls, func, types, args=(), kwargs=None):
-        args, kwargs = tree_map(_numbers, (args, kwargs or {}))  # what passed by the above
-        return func(*args, **kwargs)
-
-
-def _numbers(value: object) -> object:
-    if not isinstance(value, Product):
-        return value
-    dense = _dense(value._layer)
-    return dense if value._learns else dense.detach()
+        return super()._other(func, args, kwargs)
 
 
 def _dense(layer: torch.nn.Module) -> Tensor:

@@ -41,9 +41,7 @@ def weight_names(module: nn.Module) -> list[str]:
     chains = getattr(module, "parametrizations", {}).items()
     own = [*module.named_parameters(recurse=False)]
     own += [(name, chain.original) for name, chain in chains if chain.is_tensor]
-    return [
-        n for n, t in own if t.dim() > 1 and not n.startswith("bias") and not n.endswith("bias")
-    ]
+    return [n for n, t in own if t.dim() > 1 and "bias" not in (n[:4], n[-4:])]
 
 
 def weights_of(module: nn.Module, edit: str, use: str) -> list[str]:
@@ -126,12 +124,14 @@ def put(module: nn.Module, name: str, stage: nn.Module) -> None:
     if not isinstance(plain, _Guarded):
 
         def values(self: nn.Module) -> Tensor:
-            found = plain.fget(self)
-            kept = parametrize._cache_enabled  # within ``cached`` every look gives the same tensor
-            return found if kept else Computed.of(found, partial(write, self, name))
+            if parametrize._cache_enabled:  # within ``cached`` every look gives the same tensor
+                return plain.fget(self)
+            chain, home = self.parametrizations[name], partial(write, self, name)
+            if hasattr(chain[-1], "shown"):
+                return chain[-1].shown(chain.original, home)
+            return Computed.of(plain.fget(self), home)
 
-        guarded = _Guarded(values, lambda self, new: write(self, name, new))
-        setattr(type(module), name, guarded)
+        setattr(type(module), name, _Guarded(values, lambda self, new: write(self, name, new)))
 
 
 @torch.no_grad()
@@ -217,8 +217,7 @@ class Cores(nn.Module):
         Source: spec sheet QTC, section 3: N(0, 1) * std^(1/d) / sqrt(rank after); every entry is a
         sum over prod(ranks) paths with variance std^2 / prod(ranks) each.
         """
-        each = [std ** (1 / len(shapes)) / sqrt(shape[-1]) for shape in shapes]
-        self._random_cores(shapes, each)
+        self._random_cores(shapes, [std ** (1 / len(shapes)) / sqrt(s[-1]) for s in shapes])
 
     def _new_pairs(self, shapes: Sequence[tuple[int, ...]], rank: int, std: float) -> None:
         """Create random cores whose product is a sum over ``rank`` products of two entries."""

@@ -15,7 +15,7 @@ from tqlearn.lab.exercises import n12_deep_compression as n12
 from tqlearn.lab.explorers import deep_compression as explorer
 from tqlearn.quantizers.sawb import SAWB
 from tqlearn.sparsity.nm import NMMask, magnitude, nm_mask
-from tqlearn.storage.packed import PackedNM
+from tqlearn.storage.packed_nm import PackedNM
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 

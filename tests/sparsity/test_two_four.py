@@ -20,7 +20,7 @@ from tqlearn.sparsity.patterns import Pattern
 from tqlearn.sparsity.wanda import input_norms, remask
 from tqlearn.stages import mask_of
 from tqlearn.storage.codes import pack_bits, unpack_bits
-from tqlearn.storage.packed import PackedNM
+from tqlearn.storage.packed_nm import PackedNM
 
 PATTERNS = ["2:4", "1:2", "4:8", "4:8 pairs"]
 QUANTIZERS = {

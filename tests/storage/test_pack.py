@@ -49,7 +49,9 @@ def test_packed_outputs_are_bit_equal(bits):
     model, x = student(bits), torch.randn(6, 24)
     packed = tq.pack(model)
     assert torch.equal(packed(x), model(x))
-    assert torch.equal(packed(x), model(x))  # the second call uses the kept values
+    kept = tq.pack(model, keep_floats=True)
+    assert torch.equal(kept(x), model(x))
+    assert torch.equal(kept(x), model(x))  # the second call uses the kept values
     again = tq.unpack(packed)
     assert torch.equal(again(x), model(x))
     assert not [p for p in packed.parameters() if p.dim() > 1]
@@ -156,12 +158,13 @@ def test_a_model_of_another_type_packs_and_loads(dtype, tmp_path):
 def test_packed_under_inference_mode():
     """Inference tensors count no versions, and must not reach a later backward."""
     model, x = student(), torch.randn(4, 24)
-    packed, y = tq.pack(model), model(x)
-    with torch.inference_mode():
-        assert torch.equal(packed(x), y) and torch.equal(packed(x), y)
-        assert torch.equal(tq.pack(model)(x), y)
-    packed(x).sum().backward()
-    assert packed[0].bias.grad is not None
+    for keep in (False, True):
+        packed, y = tq.pack(model, keep_floats=keep), model(x)
+        with torch.inference_mode():
+            assert torch.equal(packed(x), y) and torch.equal(packed(x), y)
+            assert torch.equal(tq.pack(model, keep_floats=keep)(x), y)
+        packed(x).sum().backward()
+        assert packed[0].bias.grad is not None
 
 
 def test_packed_can_be_exported():
@@ -170,7 +173,7 @@ def test_packed_can_be_exported():
 
 
 def test_kept_values_follow_a_change_of_type():
-    packed, x = tq.pack(student()), torch.randn(4, 24)
+    packed, x = tq.pack(student(), keep_floats=True), torch.randn(4, 24)
     packed(x)
     assert packed.double()(x.double()).dtype == torch.float64
 

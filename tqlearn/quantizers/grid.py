@@ -104,6 +104,8 @@ def decode(
 ) -> Float[Tensor, "..."]:
     """Return (codes - zero_point) * scale, with a scale for all or (rows, 1) of them."""
     values = codes.to(scale.dtype)
+    if not codes.numel():
+        return values
     values = values.reshape(len(scale), -1) if scale.dim() else values
     values = values if zero_point is None else values - zero_point
     return (values * scale).reshape(codes.shape)

@@ -18,7 +18,8 @@ from .pack import (
     stored_bytes,
     unpack_tensors,
 )
-from .packed import Packed, PackedNM
+from .packed import Packed
+from .packed_nm import PackedNM
 from .report import Report, file_bytes, report
 
 __all__ = [

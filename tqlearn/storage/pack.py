@@ -13,7 +13,8 @@ from ..shapes import packed_bytes
 from ..sparsity.blocks import BlockMask, RowMask
 from ..sparsity.nm import NMMask
 from ..stages import is_frozen, is_quantizer, mask_of, put, strip
-from .packed import Packed, PackedNM
+from .packed import Packed
+from .packed_nm import PackedNM
 from .tied import retie, ties
 
 

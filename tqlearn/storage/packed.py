@@ -1,23 +1,25 @@
 """What a packed tensor is: a gapless stream of codes in a buffer, and a module that reads it.
 
 A packed tensor keeps its place in the model: the module's attribute still yields the float values,
-computed from the buffer. ``PackedNM`` is the one for tensors under an N:M mask.
+computed from the buffer. ``packed_nm`` has the one for tensors under an N:M mask.
 """
 
 import copy
+from collections.abc import Callable
 
 import torch
-from jaxtyping import Bool, Float, Int, UInt8
+from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
 
+from ..computed import Computed
 from ..precision import Fine
 from ..quantizers.grid import decode, grid_is_a_scale
 from ..quantizers.rounding import positive
 from ..registry import build, register, spec_of
 from ..shapes import packed_bytes
-from ..sparsity.nm import NMMask, grouped, ungrouped
 from ..stages import fit
-from .codes import pack_bits, unpack_bits
+from .coded import Coded
+from .codes import WORD, look_up, pack_bits, unpack_bits
 
 
 @register
@@ -31,9 +33,12 @@ class Packed(Fine):
         bits, qmin: of the codes.
         frozen: the numbers shall not learn once they are unpacked.
 
-    The float values are computed at the first use and kept until the codes or the scale change.
+    The float values are computed at every use, those of a table only in the rows that are looked
+    up; with ``keep_floats`` they are computed once and kept until the codes or the scale change.
     Scales stay in float32 when the model is cast to ``dtype``; each value is rounded to it once.
     """
+
+    keep_floats = False
 
     def __init__(
         self,
@@ -102,8 +107,9 @@ class Packed(Fine):
 
     def forward(self, packed: Tensor) -> Float[Tensor, "..."]:
         parts = [packed, *self.parameters(), *self.buffers()]
-        if torch.compiler.is_compiling() or any(part.is_inference() for part in parts):
-            return self._values(packed)  # these count no versions, so nothing tells of a change
+        unseen = torch.compiler.is_compiling() or any(part.is_inference() for part in parts)
+        if unseen or not self.keep_floats:  # unseen ones count no versions: nothing tells of change
+            return self._values(packed)
         stamp = [self.dtype, *((part.data_ptr(), part._version) for part in parts)]
         # someone may have written into the kept values too, as weight initializers do: version 0
         if self._kept is None or self._kept[0] != stamp or self._kept[1]._version:
@@ -111,7 +117,40 @@ class Packed(Fine):
                 self._kept = (stamp, self._values(packed))
         return self._kept[1]
 
+    def shown(self, packed: Tensor, home: Callable[[Tensor], None]) -> Tensor:
+        """Return the values for a reader, who may write: new ones go ``home``."""
+        if self.keep_floats or torch.compiler.is_compiling():
+            return Computed.of(self(packed), home)
+        return Coded.of(self, packed, home)
+
+    def rows(self, packed: Tensor, ids: Int[Tensor, "..."]) -> Float[Tensor, "... width"] | None:
+        """Return some rows of a table, decoded alone; None where a row is not whole bytes."""
+        if len(self.shape) != 2 or self.shape[1] * self.bits % (
+            8 if WORD[self.bits] == 8 else 8 * self.bits
+        ):
+            return None
+        if not (self._one_scale or self.grid is None and self.scale.numel() % self.shape[0] == 0):
+            return None
+        stream = packed.reshape(self.shape[0], -1).index_select(0, ids.flatten()).flatten()
+        shape = (*ids.shape, self.shape[1])
+        if self._one_scale:
+            return self._from_table(stream, shape)
+        scales = self.scale.reshape(self.shape[0], -1).index_select(0, ids.flatten())
+        codes = unpack_bits(stream, self.bits, self.qmin, shape)
+        return decode(codes, scales.reshape(-1, 1)).to(self.dtype)
+
+    @property
+    def _one_scale(self) -> bool:
+        """A code means the same everywhere in the tensor."""
+        return self.scale.dim() == 0 if self.grid is None else self.grid.groups == 1
+
+    def _from_table(self, stream: Tensor, shape: tuple[int, ...]) -> Float[Tensor, "..."]:
+        codes = torch.arange(2**self.bits, dtype=torch.int16, device=stream.device) + self.qmin
+        return look_up(stream, self.bits, self._decode(codes), shape)
+
     def _values(self, packed: Tensor) -> Float[Tensor, "..."]:
+        if self._one_scale:
+            return self._from_table(packed, self.shape)
         return self._decode(unpack_bits(packed, self.bits, self.qmin, self.shape))
 
     def config(self) -> dict:
@@ -125,123 +164,3 @@ class Packed(Fine):
 
     def extra_repr(self) -> str:
         return f"shape={self.shape}, bits={self.bits}"
-
-
-@register
-class PackedNM(Packed):
-    """Yield a masked tensor from the kept codes and their places in the groups.
-
-    Args:
-        shape, bits, qmin, quantizer: as in ``Packed``; without a quantizer the kept floats are
-            stored as they are.
-        mask: class name and arguments of the mask, for ``unpack``.
-
-    Every group stores exactly N codes with ascending places, also where a kept weight rounded to
-    zero. The places are a buffer of their own.
-
-    Source: spec sheet Deep Compression, section 7 and acceptance check 11.
-    """
-
-    def __init__(
-        self,
-        shape: list[int],
-        mask: dict,
-        bits: int | None = None,
-        qmin: int | None = None,
-        quantizer: dict | None = None,
-        frozen: bool = False,
-    ) -> None:
-        super().__init__(shape, bits, qmin, quantizer, frozen)
-        like = build(mask)
-        self.mask, self.form, self.axis = mask, like.form, like.axis
-        self.groups = self.form.groups(self.shape, self.axis)
-        size = self.form.place_bytes(self.groups)
-        self.register_buffer("places", torch.zeros(size, dtype=torch.uint8))
-
-    @classmethod
-    def of(
-        cls,
-        x: Float[Tensor, "..."],
-        q: nn.Module | None,
-        mask: NMMask,
-        kept: Bool[Tensor, "..."],
-    ) -> tuple["PackedNM", Tensor]:
-        """Return the module and the stream for a masked tensor, its quantizer and its mask.
-
-        Raises:
-            ValueError: the quantizer moves dropped weights off zero, or a group keeps too many.
-        """
-        spec, form = spec_of(mask), mask.form
-        if q is not None and (q(x)[~kept] != 0).any():
-            raise ValueError(
-                f"{type(q).__name__} turns dropped weights into something else than zero, which a "
-                "sparse format cannot store; use a grid that has a zero"
-            )
-        runs = grouped(kept, form, mask.axis).unflatten(-1, (-1, form.run)).any(-1)
-        if (runs.sum(1) > form.keep // form.run).any():
-            raise ValueError(f"a group keeps more than {mask.pattern} allows; call remask first")
-        # kept ones first, in their order; short groups are filled up with places that hold a zero
-        runs = (~runs).byte().argsort(dim=1, stable=True)[:, : form.keep // form.run]
-        packed = cls(list(x.shape), spec, *(() if q is None else (q.bits, q.qmin, spec_of(q))))
-        packed = packed.to(x.device, x.dtype)
-        packed = packed if q is None else packed._take(q)
-        packed.places = pack_bits(runs, form.place_bits, 0)
-        numbers = grouped(x if q is None else q.codes(x), form, mask.axis)
-        numbers = numbers.gather(1, packed._columns())
-        return packed, numbers.flatten() if q is None else pack_bits(numbers, q.bits, q.qmin)
-
-    def take(self, values: Float[Tensor, "..."]) -> Tensor:
-        """Return the codes of new values, masked; the scale starts anew where that is nearer."""
-        mask, *q = self.stages()
-        fit([mask, *q], values)
-        new, codes = self.of(mask(values), *(q or [None]), mask, mask.mask_for(values))
-        self.places = new.places
-        if q:
-            self._take(q[0])
-        return codes
-
-    def blank(self, like: Tensor) -> Tensor:
-        """Return an empty stream, to be loaded, on the device of a tensor."""
-        if self.quantizer is None:
-            return like.new_zeros(self.groups * self.form.keep)
-        size = self.form.value_bytes(self.groups, self.bits)
-        return torch.zeros(size, dtype=torch.uint8, device=like.device)
-
-    def stages(self) -> list[nn.Module]:
-        """Return what stood on the tensor before it was packed: the mask, then the quantizer."""
-        mask = build(self.mask).to(self.places.device)
-        if mask.mask is not None:
-            mask.mask = self.mask_for()
-        return [mask] + ([] if self.quantizer is None else super().stages())
-
-    def mask_for(self, packed: Tensor | None = None) -> Bool[Tensor, "..."]:
-        """Return the mask: True where a number is stored."""
-        shape, device = (self.groups, self.form.keep), self.places.device
-        return self._spread(torch.ones(shape, dtype=torch.bool, device=device))
-
-    def _columns(self) -> Int[Tensor, "groups keep"]:
-        shape = (self.groups, self.form.keep // self.form.run)
-        runs = unpack_bits(self.places, self.form.place_bits, 0, shape).long()
-        within = torch.arange(self.form.run, device=runs.device)
-        return (runs[..., None] * self.form.run + within).flatten(1)
-
-    def _spread(self, numbers: Tensor) -> Tensor:
-        """Put the kept numbers of every group in their places, zeros elsewhere."""
-        groups = numbers.new_zeros(self.groups, self.form.group)
-        return ungrouped(groups.scatter(1, self._columns(), numbers), self.shape, self.axis)
-
-    def _values(self, packed: Tensor) -> Float[Tensor, "..."]:
-        shape = (self.groups, self.form.keep)
-        if self.quantizer is None:
-            return self._spread(packed.reshape(shape))
-        codes = self._spread(unpack_bits(packed, self.bits, self.qmin, shape))
-        return self._decode(codes).masked_fill(~self.mask_for(), 0)  # code 0 need not mean zero
-
-    def config(self) -> dict:
-        """Return the arguments that rebuild this module."""
-        own = {"shape": list(self.shape), "mask": self.mask}
-        own |= {"frozen": True} if self.frozen else {}
-        return own if self.quantizer is None else super().config() | own
-
-    def extra_repr(self) -> str:
-        return f"shape={self.shape}, bits={self.bits}, mask={self.form}"

@@ -13,6 +13,7 @@ from ..sparsity.blocks import tie
 from ..stages import Cores
 from ..storage.layout import attach_layout
 from ..storage.pack import bake_tensors, pack_tensors, unpack_tensors
+from ..storage.packed import Packed
 from ..storage.tied import replace
 from .plan import Plan, copied, left_out, match
 
@@ -79,13 +80,22 @@ def _say_left(left: dict[str, int], model: nn.Module) -> None:
         )
 
 
-def pack(model: nn.Module) -> nn.Module:
+def pack(model: nn.Module, *, keep_floats: bool = False) -> nn.Module:
     """Return a copy whose quantized tensors are real integer codes; the outputs stay bit for bit.
+
+    Args:
+        keep_floats: keep the floats that a layer has decoded for its first call: faster, and as
+            large in memory as a dense model. Without it every call decodes a layer anew, and a
+            table only in the rows that are looked up.
 
     Raises:
         ValueError: a quantizer has no scale yet.
     """
-    return attach_layout(pack_tensors(copied(model)))
+    packed = pack_tensors(copied(model))
+    for module in packed.modules():
+        if isinstance(module, Packed):
+            module.keep_floats = keep_floats
+    return attach_layout(packed)
 
 
 def unpack(model: nn.Module) -> nn.Module:
