@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from ..precision import is_finite
 from ..stages import is_quantizer
 
 
@@ -62,7 +63,7 @@ def _calibrate_chain(name: str, chain: nn.Module) -> None:
         if is_quantizer(stage):
             stage.calibrate(x)
         x = stage(x)
-    if not torch.isfinite(x).all():
+    if not is_finite(x):
         raise ValueError(f"{name} is not finite after calibration")
 
 

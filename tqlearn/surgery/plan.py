@@ -6,11 +6,11 @@ A plan is a dict: shell wildcard on module names -> list of edits. The first pat
 
 import copy
 import difflib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 
-from torch import nn
+from torch import Tensor, nn
 
 from ..kinds import is_known, require_no_hook
 from ..quantizers.named_points import Spot
@@ -104,11 +104,15 @@ def left_out(model: nn.Module, plan: Plan) -> dict[str, int]:
     return found
 
 
-def copied(model: nn.Module) -> nn.Module:
-    """Return a copy of a model, or say which module cannot be copied."""
+def copied(model: nn.Module, shared: Iterable[Tensor] = ()) -> nn.Module:
+    """Return a copy of a model, or say which module cannot be copied.
+
+    Args:
+        shared: tensors that the copy holds too, as it will soon replace them: no memory for them.
+    """
     for name, module in model.named_modules():
         require_no_hook(name, module)
-    return copy.deepcopy(model)
+    return copy.deepcopy(model, {id(tensor): tensor for tensor in shared})
 
 
 @dataclass(frozen=True)
