@@ -118,10 +118,11 @@ class Stage:
             self.write(f"results/{name}.md", text.replace(f"({file})", f"({carried})"), own)
         table = self.links.rewrite(tables.recipes(self.root), own)
         rows = "\n".join(f"* {{doc}}`/results/{name}`" for name in pages)
-        for name, rest in (("results", f"\n{rows}\n\n{tree(list(pages))}"), ("methods", "")):
+        below = {"results": f"\n{rows}\n\n{tree(list(pages))}", "methods": "", "names": ""}
+        for name, rest in below.items():
             text = self.links.rewrite(self.by_hand(f"{name}.md"), main)
             text = text.replace("<!-- recipes -->", table) + rest
-            self.write("results/index.md" if name == "results" else "methods.md", text)
+            self.write("results/index.md" if name == "results" else f"{name}.md", text)
 
     def all(self) -> None:
         """Write everything.
@@ -134,7 +135,7 @@ class Stage:
         if self.whole:
             self.reference()
             self.results()
-            pages += ["methods", "results/index", "api/index"]
+            pages += ["methods", "names", "results/index", "api/index"]
         pages += [TITLES[name] for name in self.sheets.values()]
         self.write("index.md", self.by_hand("index.md") + tree(pages))
         for name, file in self.links.carried.items():

@@ -5,7 +5,7 @@ import pytest
 pytestmark = pytest.mark.browser
 LESSONS = ("02_tensor_train", "07_block_pruning")
 SHOWN = [f"notebooks/{lesson}" for lesson in LESSONS]
-SHOWN += ["index", "course", "glossary", "instructors", "methods", "results/index"]
+SHOWN += ["index", "course", "glossary", "instructors", "methods", "names", "results/index"]
 SHOWN += ["results/latency", "api/index", "api/tqlearn"]
 CONTRAST = """selector => {
   const channel = c => (c /= 255) <= .04045 ? c / 12.92 : ((c + .055) / 1.055) ** 2.4;
