@@ -135,7 +135,12 @@ class Stage:
         if self.whole:
             self.reference()
             self.results()
-            pages += ["methods", "names", "results/index", "api/index"]
+            pages += [
+                "Which method <methods>",
+                "Today's names <names>",
+                "results/index",
+                "api/index",
+            ]
         pages += [TITLES[name] for name in self.sheets.values()]
         self.write("index.md", self.by_hand("index.md") + tree(pages))
         for name, file in self.links.carried.items():
