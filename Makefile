@@ -96,7 +96,8 @@ test-portable: $(STAMP)
 	  export `$(BIN)/python -m tqlearn.lab.portable --env $$set` OMP_NUM_THREADS=$$threads; \
 	  $(BIN)/python -m pytest -q -n 2 --dist loadscope -m "not gpu and not browser and not timing" $(TESTS); \
 	  $(BIN)/python -m pytest -q -n 2 --dist loadscope --nbval-lax --nbval-current-env \
-	    --nbval-sanitize-with tests/nbval_sanitize.cfg --nbval-cell-timeout 300 $(NOTEBOOKS); \
+	    --nbval-sanitize-with tests/nbval_sanitize.cfg --nbval-cell-timeout 900 \
+	    --nbval-kernel-startup-timeout 300 $(NOTEBOOKS); \
 	  done; done
 
 notebooks: $(STAMP)
