@@ -78,7 +78,7 @@ test-notebooks: $(STAMP)
 	  --nbval-cell-timeout 900 --nbval-kernel-startup-timeout 300 notebooks
 
 test-browser: $(STAMP)
-	@$(BIN)/python -m pytest -q -rs -n 3 --maxschedchunk 1 -m browser tests
+	@$(BIN)/python -m pytest -q -rs -n 2 --maxschedchunk 1 -m browser tests/browser
 
 # What the check runs of it; more or less:  make test-portable SETS=avx2 THREADS=2 TESTS=tests/factors
 test-portable-part:

@@ -27,7 +27,9 @@ import torch
 from jaxtyping import install_import_hook
 from jupyter_page import browser as browser
 from jupyter_page import lab as lab
+from jupyter_page import new_page as new_page
 from jupyter_page import page as page
+from jupyter_page import tab as tab
 
 install_import_hook("tqlearn", "beartype.beartype")  # shape strings are checked, in tests only
 

@@ -69,6 +69,11 @@ def test_canary_wrong_is_red(canaries):
     assert canaries.returncode == 1 and "mismatch" in canaries.stdout
 
 
+def test_canary_noisy_is_red(canaries):
+    assert ended(canaries, "noisy.ipynb") == ["FAILED Cell 1", "PASSED Cell 0"], canaries.stdout
+    assert "Cell wrote to stderr" in canaries.stdout and "a stray warning" in canaries.stdout
+
+
 def test_canary_solved_is_green(canaries):
     found = ended(canaries, "00_solved.ipynb")
     assert "PASSED solutions pasted in" in found and len(found) > 8, canaries.stdout
