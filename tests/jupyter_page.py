@@ -188,7 +188,13 @@ def run_cells(page, places):
 
 
 def needed(cells, wanted):
-    """Return the places of ``wanted`` cells and of all that bind a name for them, in order."""
+    """Return the places of ``wanted`` cells and of all that bind a name for them, in order.
+
+    >>> from nbformat.v4 import new_code_cell
+    >>> sources = "a, c = 1, 2", "b = a", "f = lambda x: x + a", "[f(b) for b in (3, c)]"
+    >>> needed([new_code_cell(source) for source in sources], [3])
+    [0, 2, 3]
+    """
     names, places = set(), []
     for place, cell in reversed([*enumerate(cells)]):
         if cell.cell_type == "code":
