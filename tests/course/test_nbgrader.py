@@ -142,6 +142,7 @@ def test_parrots_pass_the_visible_check(exercise):
     assert not check(exercise.id, space[exercise.name], teach.HIDDEN_SEEDS[0]).passed
 
 
+@pytest.mark.slow
 def test_source_is_valid_nbgrader(course):
     path = course.folder / "source" / "00_planted" / "00_planted.ipynb"
     course.run("-c", VALID, str(path), text=f"{1 + 4 * 2}\n")
@@ -164,6 +165,7 @@ def test_source_is_valid_nbgrader(course):
     assert nb.cells[1].metadata.tags == ["nbval-skip", "skip-execution"]
 
 
+@pytest.mark.slow
 def test_release_gives_nothing_away(course):
     nb, found = course.notebook("release"), by_id(course.notebook("release"))
     text = "\n".join(cell.source for cell in nb.cells)
