@@ -183,6 +183,7 @@ def test_the_drawing_shows_the_table(widget, table):
     assert f"perplexity {mine['perplexity']:.2f} where floats have" in widget.caption.value
 
 
+@pytest.mark.slow
 def test_a_callback_takes_less_than_300_ms(widget):
     start = time.thread_time()
     widget.controls["bits"].value = 8
