@@ -18,6 +18,8 @@ from test_teach import planted
 
 from tqlearn.lab import teach
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 CANARY = ROOT / "tests" / "course" / "canary"
 
