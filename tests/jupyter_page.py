@@ -182,43 +182,47 @@ def run_cells(page, places):
     """Select the cells, then Run > Run Selected Cells, and wait until the last one is done."""
     page.evaluate(RUN, places)
     page.wait_for_function("window.ran !== undefined", timeout=PATIENCE, polling=OFTEN)
-    assert page.evaluate("window.ran"), page.locator(
-        '[data-mime-type="application/vnd.jupyter.error"]'
-    ).inner_text()
+    failed = '.jp-OutputArea-output[data-mime-type="application/vnd.jupyter.error"]'
+    assert page.evaluate("window.ran"), page.locator(failed).all_inner_texts()
 
 
 def needed(cells, wanted):
-    """Return the places of ``wanted`` cells and of all that bind a name for them, in order.
+    """Return the places of ``wanted`` cells and of all that bind or fill a name for them, in order.
 
     >>> from nbformat.v4 import new_code_cell
-    >>> sources = "a, c = 1, 2", "b = a", "f = lambda x: x + a", "[f(b) for b in (3, c)]"
-    >>> needed([new_code_cell(source) for source in sources], [3])
-    [0, 2, 3]
+    >>> sources = "a, c = [1], 2", "b = a", "a[0] = 3", "f = lambda x: x + a", "f(3)"
+    >>> needed([new_code_cell(source) for source in sources], [4])
+    [0, 2, 3, 4]
     """
     names, places = set(), []
     for place, cell in reversed([*enumerate(cells)]):
         if cell.cell_type == "code":
-            takes, leaves = _names(compile(cell.source, f"cell {place}", "exec"))
-            if place in wanted or names & leaves:
+            takes, leaves, fills = _names(compile(cell.source, f"cell {place}", "exec"))
+            if place in wanted or names & (leaves | (takes if fills else set())):
                 names = names - leaves | takes
                 places.insert(0, place)
     return places
 
 
 def _names(code):
-    """The names that a cell takes from the cells above it, and those that it leaves behind."""
-    takes, leaves, inner = set(), set(), [code]
+    """The names that a cell takes from the cells above it, those that it leaves behind, and whether
+    it writes into something, such as ``runs["slots"] = 3``.
+    """
+    takes, leaves, inner, fills = set(), set(), [code], False
     for step in dis.get_instructions(code):
         if step.opname == "LOAD_NAME" and step.argval not in leaves:
             takes.add(step.argval)
         elif step.opname == "STORE_NAME":
             leaves.add(step.argval)
     for part in inner:  # grows while it is read: functions in functions
+        fills |= any(
+            step.opname in ("STORE_SUBSCR", "STORE_ATTR") for step in dis.get_instructions(part)
+        )
         inner += [value for value in part.co_consts if isinstance(value, CodeType)]
         if part is not code:
             steps = dis.get_instructions(part)
             takes |= {s.argval for s in steps if s.opname == "LOAD_GLOBAL"} - leaves
-    return takes, leaves
+    return takes, leaves, fills
 
 
 def explorer(page):
