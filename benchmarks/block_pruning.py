@@ -1,9 +1,12 @@
-"""Block Pruning of a fine-tuned MiniLM: how much goes at which lambda, at what cost, how fast.
+"""Block Pruning of a fine-tuned encoder: how much goes at which lambda, at what cost, how fast.
 
     TQLEARN_DATA=... python benchmarks/block_pruning.py sst2 --work runs/block_sst2
     TQLEARN_DATA=... python benchmarks/block_pruning.py atis --work runs/block_atis
     TQLEARN_DATA=... python benchmarks/block_pruning.py squad --work runs/block_squad
     TQLEARN_DATA=... python benchmarks/block_pruning.py squad_long --work runs/block_squad_long
+
+The encoder is sentence-transformers/all-MiniLM-L6-v2 ("MiniLM" in the rows; see
+``tqlearn.teachers``), which has read SQuAD's training questions before.
 
 Hybrid: 16 x 16 blocks in attention (half a head), dimensions in the FFN; distilled from the
 fine-tuned model, which is also what is pruned. Every lambda gives two rows: "hybrid", compacted,

@@ -8,11 +8,11 @@
 Every arm trains for the same number of epochs from the same start, in two phases with the same
 schedule: the baseline is dense in both, the student is pruned in the first and quantized in the
 second. Three more arms, tried where the student falls short, have a clip for every row of a weight,
-three quarters of the epochs for the second phase, and both. BERT starts from the pre-trained
-MiniLM. The ViT and the Wav2Vec2 are small models from scratch: no pre-trained checkpoint was at
-hand, so one training per seed stands in for it, from which all arms go on. The spoken digits have
-their authors' test split, takes 0 to 4 of every speaker; of CIFAR-10 it is a sample, 9,000 pictures
-to train on and 2,000 to test.
+three quarters of the epochs for the second phase, and both. BERT is the pre-trained sentence
+encoder sentence-transformers/all-MiniLM-L6-v2. The ViT and the Wav2Vec2 are small models from
+scratch: no pre-trained checkpoint was at hand, so one training per seed stands in for it, from
+which all arms go on. The spoken digits have their authors' test split, takes 0 to 4 of every
+speaker; of CIFAR-10 it is a sample, 9,000 pictures to train on and 2,000 to test.
 
 Of several seeds the rows hold the mean, and the largest minus the smallest as "..._spread".
 "retention" is the accuracy (the mean of intent accuracy and slot F1) as a percentage of the

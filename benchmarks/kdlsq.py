@@ -1,8 +1,11 @@
-"""KDLSQ-BERT on SST-2, ATIS or SQuAD: a fine-tuned MiniLM and itself at 8, 4, 3 and 2 bits.
+"""KDLSQ-BERT on SST-2, ATIS or SQuAD: a fine-tuned encoder and itself at 8, 4, 3 and 2 bits.
 
     TQLEARN_DATA=... python benchmarks/kdlsq.py sst2 --work runs/kdlsq_sst2
     TQLEARN_DATA=... python benchmarks/kdlsq.py atis --work runs/kdlsq_atis
     TQLEARN_DATA=... python benchmarks/kdlsq.py squad --work runs/kdlsq_squad
+
+The encoder is sentence-transformers/all-MiniLM-L6-v2 ("MiniLM" in the rows; see
+``tqlearn.teachers``), which has read SQuAD's training questions before.
 
 "2-2-8": weights, word table, activations. Each setting is trained with and without the term of the
 ground truth. The last rows start 2-2-8 from other clips and tell how many steps each needs to the

@@ -1,14 +1,14 @@
-"""KroneckerBERT on SST-2: a fine-tuned MiniLM, two students, and the paper's ablation.
+"""KroneckerBERT on SST-2: a fine-tuned all-MiniLM-L6-v2, two students, the paper's ablation.
 
     TQLEARN_DATA=... python benchmarks/kronecker_bert_sst2.py --work runs/kronecker_bert
 
-The teacher learns from the 6,920 sentences of SST-2. Stage 1 distills MiniLM on unlabelled text
-(SST-2, SNIPS, IMDB, SQuAD paragraphs, Multi30k English), stage 2 the fine-tuned teacher on GLUE's
-67,349 phrases of the same sentences, whose labels the student never sees: the teacher's answers
-are all it has. "sentences alone" and the ablation use the 6,920 sentences and their labels instead,
-all for equal steps. "retention" is the student's accuracy as a
-percentage of the teacher's. The other columns are reviews of other people, never trained on: IMDB's
-test sample, the same reviews rewritten to say the opposite, and the UCI sentences.
+The teacher learns from the 6,920 sentences of SST-2. Stage 1 distills it as it was before that on
+unlabelled text (SST-2, SNIPS, IMDB, SQuAD paragraphs, Multi30k English), stage 2 the fine-tuned
+teacher on GLUE's 67,349 phrases of the same sentences, whose labels the student never sees: the
+teacher's answers are all it has. "sentences alone" and the ablation use the 6,920 sentences and
+their labels instead, all for equal steps. "retention" is the student's accuracy as a percentage of
+the teacher's. The other columns are reviews of other people, never trained on: IMDB's test sample,
+the same reviews rewritten to say the opposite, and the UCI sentences.
 
 Several hours on one core; a killed run goes on when the command is given again, and finished parts
 are kept. ``--arms`` takes some of them; with ``--train_only`` it writes no table, so that two cores

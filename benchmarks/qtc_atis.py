@@ -1,4 +1,4 @@
-"""ATIS distilled: a fine-tuned MiniLM teacher, a tensor-compressed 4-bit student.
+"""ATIS distilled: a fine-tuned all-MiniLM-L6-v2 teacher, a tensor-compressed 4-bit student.
 
     TQLEARN_DATA=... python benchmarks/qtc_atis.py --work runs/qtc_atis
 

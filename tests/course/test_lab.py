@@ -9,6 +9,7 @@ import torch
 
 import tqlearn as tq
 from tqlearn.lab import explorers, plots, results, student
+from tqlearn.lab.explorers import live
 from tqlearn.lab.reading import Reading
 
 GROUPS = ("word embeddings", "attention", "feed-forward", "pooler")
@@ -104,6 +105,13 @@ def test_show_publishes_one_bundle(monkeypatch):
     fig = plots.figure(go.Bar(y=[1]), title="one")
     plots.show(fig)
     assert published == [(plots.bundle(fig), True)]
+
+
+def test_no_button_uploads_a_figure():
+    """plotly draws "Share chart...", which sends a figure to its cloud, unless told not to."""
+    fig = plots.figure(go.Bar(y=[1]), title="one")
+    for made in (plots.bundle(fig), live.bundle(fig)):
+        assert made[plots.PLOTLY]["config"]["showSendToCloud"] is False
 
 
 def test_reading_joins_tags_to_spans():

@@ -9,6 +9,7 @@ from torch.testing import assert_close
 
 from tqlearn.factors.low_rank import low_rank
 from tqlearn.factors.trains import balance_norms, tt_dense, tt_svd, ttm_dense, ttm_svd
+from tqlearn.quantizers import LSQ
 
 
 def golden():
@@ -59,6 +60,17 @@ def test_norm_balancing():
     for core in balanced:
         close(core.norm(), 3.7188062884505)
     assert_close(tt_dense(balanced), tt_dense(cores), atol=1e-12, rtol=0)
+
+
+@pytest.mark.parametrize("init", ["max", "lsq", "mse"])
+def test_norms_are_nothing_to_rounding(init):
+    """A calibrated scale grows with its core, so plain and balanced cores have the same codes."""
+    cores, _ = tt_svd(golden().reshape(4, 6, 6, 6), (1, 3, 6, 4, 1))
+    for plain, balanced in zip(cores, balance_norms(cores), strict=True):
+        codes = [
+            LSQ(4, init=init).double().calibrate(core).codes(core) for core in (plain, balanced)
+        ]
+        assert plain.norm() != balanced.norm() and torch.equal(*codes)
 
 
 def test_balancing_leaves_a_zero_tensor_alone():

@@ -127,7 +127,8 @@ def test_a_dead_query_or_key_is_no_dead_head(which, capsys):
     assert layer_sizes(exact)["heads"] == [4, 4] and layer_sizes(authors)["heads"] == [3, 4]
     assert torch.equal(logits(exact, batch), logits(model, batch))
     assert (logits(authors, batch) - logits(model, batch)).abs().max() > 1e-3
-    assert "the outputs change, {'bert.encoder.layer.0': {'heads': 1}}" in capsys.readouterr().out
+    said = "the outputs change by what goes in\n    bert.encoder.layer.0: 1 heads\n"
+    assert said in capsys.readouterr().out
     found = tq.survey(model, "authors")
     assert found.changed == {"bert.encoder.layer.0": {"heads": 1}}
     assert "3 of 4" in str(found) and "changes the outputs: 1 heads" in str(found)

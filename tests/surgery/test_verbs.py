@@ -81,6 +81,7 @@ def test_preview_counts_what_compress_makes():
     assert [row["after"] for row in shown.rows] == [cores, 24 * 36 + 24]
     assert shown.before == 24 * 36 * 2 + 36 + 24 and shown.after == cores + 24 * 36 + 24
     assert "TTLinear" in str(shown) and "LSQ 4" in shown._repr_html_()
+    assert repr(shown) == str(shown)
 
 
 def test_embedding_keeps_its_padding_index():

@@ -85,8 +85,9 @@ def tt_dense(cores: Sequence[Float[Tensor, "_ _ _"]]) -> Float[Tensor, "..."]:
 def balance_norms(cores: Sequence[Tensor]) -> list[Tensor]:
     """Rescale the cores to one common Frobenius norm; their product stays the same.
 
-    A plain TT-SVD leaves orthonormal cores and puts the whole norm in the last one, which a
-    quantizer with a learned scale per core starts from badly. A zero core is left as it is.
+    A plain TT-SVD leaves orthonormal cores and puts the whole norm in the last one. That is nothing
+    to rounding, as a calibrated scale grows with its core; it is to training, where an optimizer
+    such as Adam moves large and small numbers, and the scales, by equal amounts. A zero core stays.
 
     Source: spec sheet QTC, section 3 (the authors' released code).
 

@@ -24,7 +24,7 @@ def joint_config(intents, slots, label_smoothing=0.1, pooling="first", **bert):
         intents, slots: label lists, as ``tqlearn.data.labels`` gives them.
         label_smoothing: weight spread over all classes, in both losses, 0 to 1.
         pooling: what the intent head reads: the "first" position, or the "mean" of all that are
-            not padding (for encoders that were trained to be averaged, as MiniLM was).
+            not padding (for encoders that were trained to be averaged, as all-MiniLM-L6-v2 was).
         **bert: any ``BertConfig`` argument.
     """
     dense = {"vocab_size": 800, "num_hidden_layers": 2, "layer_norm_eps": 1e-12}

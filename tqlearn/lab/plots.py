@@ -20,6 +20,9 @@ BLUE, ORANGE, GREEN, RED = "#0072B2", "#E69F00", "#009E73", "#D55E00"
 SKY, PINK, GRAY, INK = "#56B4E9", "#CC79A7", "#9AA0A6", "#30343B"
 COLORS = (BLUE, ORANGE, GREEN, RED, SKY, PINK, INK)
 
+# no "Share chart..." button: it uploads the figure, and this course asks no network for anything
+CONFIG = {"displaylogo": False, "responsive": True, "showSendToCloud": False}
+
 _AXIS = {
     "gridcolor": "#E6E8EB",
     "linecolor": "#C3C7CC",
@@ -88,7 +91,7 @@ def text(fig: go.Figure) -> str:
 def bundle(fig: go.Figure) -> dict:
     """Return what ``show`` publishes: plotly's JSON and the words."""
     spec = json.loads(fig.to_json())
-    spec["config"] = {"displaylogo": False, "responsive": True}
+    spec["config"] = dict(CONFIG)
     return {PLOTLY: spec, "text/plain": text(fig)}
 
 

@@ -30,8 +30,9 @@ class LSQ(Quantizer):
             max|x| / qmax, which clips nothing; "mse": the one of 80 fractions of that with the
             least squared error, the best start at 4 bits and below; see ``initial_scales``.
         grad_factor: multiply the scale's gradient by 1 / sqrt(elements * qmax), as LSQ does, so
-            that it moves about as fast as the weights do. False gives the plain sum, as QTC's code
-            does.
+            that under plain gradient descent it moves about as fast as the weights do. Adam divides
+            such a factor away, but where the gradient of all parameters is clipped together, the
+            scales fill the norm without it. False gives the plain sum, as QTC's code does.
         groups: see ``grid``; the elements in the gradient's factor are those of a group.
 
     The scale is NaN until ``calibrate`` has seen a tensor: a forgotten calibration shows up in the

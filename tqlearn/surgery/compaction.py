@@ -110,7 +110,9 @@ def compact(model: nn.Module, rule: str = "exact") -> nn.Module:
     cuts = [_cut(plain, layer, rule) for layer in encoder_layers(plain)]
     found = _survey(cuts, plain, rule)
     if found.changed:
-        print(f"compact, rule {rule!r}: the outputs change, {found.changed}")
+        print(f"compact, rule {rule!r}: the outputs change by what goes in")
+        for name, gone in found.changed.items():
+            print(f"    {name}: " + ", ".join(f"{n} {what}" for what, n in gone.items()))
     for cut in cuts:
         _apply(plain, cut)
     return attach_layout(plain)

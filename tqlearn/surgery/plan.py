@@ -144,6 +144,9 @@ class Preview:
         lines.append(f"{'together':<{width}} {self.before:>12,} {self.after:>12,}")
         return "\n".join([*lines, *(f"stays as it is: {name}" for name in self.left)])
 
+    def __repr__(self) -> str:
+        return str(self)
+
     def _repr_html_(self) -> str:
         body = "".join(
             f"<tr><td>{r['name']}</td><td>{r['before']:,}</td><td>{r['after']:,}</td>"

@@ -1,4 +1,4 @@
-"""Exercises of notebook 09: read one word of a table in cores, and mix the lessons."""
+"""Exercises of notebook 09: read one word of a table in cores, mix the lessons, turn the gauge."""
 
 from math import prod
 
@@ -96,6 +96,58 @@ def _stages(generator):
         yield from ((distances, task, stage) for stage in range(1, layers + 2))
 
 
+def turn(cores, turns):
+    """The train with turns[k] between core k and core k + 1: other cores, the same tensor."""
+    turned = list(cores)
+    for k, Q in enumerate(turns):
+        turned[k] = turned[k] @ Q  # the right axis of the left core
+        turned[k + 1] = torch.tensordot(Q.T, turned[k + 1], dims=1)  # the left axis of the next
+    return turned
+
+
+def _never_turned_back(cores, turns):
+    turned = list(cores)
+    for k, Q in enumerate(turns):
+        turned[k] = turned[k] @ Q
+        turned[k + 1] = torch.tensordot(Q, turned[k + 1], dims=1)
+    return turned
+
+
+def _from_the_old_core(cores, turns):
+    turned = list(cores)
+    for k, Q in enumerate(turns):
+        turned[k] = cores[k] @ Q
+        turned[k + 1] = torch.tensordot(Q.T, cores[k + 1], dims=1)
+    return turned
+
+
+def _the_other_way_round(cores, turns):
+    return turn(cores, [Q.T for Q in turns])
+
+
+def _left_cores_alone(cores, turns):
+    return [core @ Q for core, Q in zip(cores, turns, strict=False)] + [cores[-1]]
+
+
+def _spelled(cores):
+    full = cores[0]
+    for core in cores[1:]:
+        full = torch.tensordot(full, core, dims=1)
+    return full
+
+
+def _trains(generator):
+    shapes = (
+        [(1, 4, 3), (3, 5, 1)],
+        [(1, 3, 4), (4, 5, 6), (6, 4, 1)],
+        [(1, 3, 3), (3, 4, 6), (6, 2, 5), (5, 4, 4), (4, 3, 1)],
+    )
+    for modes in shapes:
+        cores = [torch.randn(shape, generator=generator) for shape in modes]
+        squares = [torch.randn(*[shape[2]] * 2, generator=generator) for shape in modes[:-1]]
+        yield cores, [torch.linalg.qr(square)[0] for square in squares]
+
+
 EXERCISES = (
     Exercise(
         id="09.1",
@@ -144,6 +196,36 @@ EXERCISES = (
         hints=(
             "distances[0] is D_0. Which slice of distances holds the layers of stage s?",
             "distances[1 : 1 + min(stage, layers)], summed, divided by stage.",
+        ),
+    ),
+    Exercise(
+        id="09.3",
+        title="turn the gauge",
+        difficulty="medium",
+        minutes=12,
+        answer=turn,
+        cases=_trains,
+        checks=(
+            Invariant(
+                "the cores spell another tensor than before: what turns left must be turned back",
+                lambda turned, cores, turns: torch.allclose(
+                    _spelled(turned), _spelled(cores), rtol=1e-3, atol=1e-3
+                ),
+            ),
+        ),
+        mistakes=(
+            Mistake("the right core is turned by Q as well: it takes the transpose, Q Q^T is 1",
+                    _never_turned_back),
+            Mistake("an inner core has two joints: go on with what the joint before it has made",
+                    _from_the_old_core),
+            Mistake("the same tensor, but Q stands on the left core and its transpose on the right",
+                    _the_other_way_round),
+            Mistake("the left cores are turned, and nobody turns back on the right",
+                    _left_cores_alone),
+        ),
+        hints=(
+            "Go from joint to joint with a list of new cores; each joint changes two of them.",
+            "new[k] @ Q turns the last axis, torch.tensordot(Q.T, new[k + 1], dims=1) the first.",
         ),
     ),
 )  # fmt: skip

@@ -54,6 +54,7 @@ class Explorer(ipywidgets.VBox):
         super().__init__([ipywidgets.HBox([*controls.values()]), self.caption])
         self.children += (self.picture, self.live)
         self.children[0].layout.flex_flow = "row wrap"
+        self.children[0].layout.grid_gap = "0 20px"  # or a control's value runs into the next name
         for control in controls.values():
             control.observe(self.redraw, names="value")
 

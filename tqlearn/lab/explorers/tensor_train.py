@@ -13,7 +13,7 @@ from ...factors.trains import tt_svd
 from .. import plots
 from .base import Explorer, choice, sweep
 
-DIGITS = {"1 + 1: a pair": 1, "2 + 2": 2, "3 + 3": 3, "only twos": 0}
+DIGITS = {"1 + 1 (pair)": 1, "2 + 2": 2, "3 + 3": 3, "only twos": 0}
 TRAIN_RANKS = (1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128)
 TOKENS = 512  # in the batch over which the merging of the cores is spread: 32 sentences of 16
 
