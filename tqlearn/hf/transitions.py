@@ -5,7 +5,7 @@ from abc import ABC, abstractmethod
 from torch import nn
 from transformers import TrainerCallback
 
-from ..sparsity.anatomy import encoder_layers
+from ..sparsity.anatomy import transformer_layers
 from ..sparsity.transitions import FadingNorm, FadingReLU
 from ..storage.layout import attach_layout
 
@@ -74,7 +74,7 @@ class NoNormTransition(Transition):
 
     def begin(self) -> list[str]:
         """Replace every LayerNorm inside a layer; those of embeddings and heads stay."""
-        inside = tuple(f"{layer.name}." for layer in encoder_layers(self.model))
+        inside = tuple(f"{layer.name}." for layer in transformer_layers(self.model))
         found = [
             name
             for name, module in self.model.named_modules()
@@ -104,7 +104,7 @@ class ReLUTransition(Transition):
         self.key = "hidden_act" if hasattr(config, "hidden_act") else "activation"
         if getattr(config, self.key) != "gelu":
             raise ValueError(f"the transition starts from 'gelu', not {getattr(config, self.key)}")
-        names = [layer.activation for layer in encoder_layers(self.model)]
+        names = [layer.activation for layer in transformer_layers(self.model)]
         for name in names:
             like = next(self.model.parameters())
             self.model.set_submodule(name, FadingReLU().to(like).train(self.model.training))

@@ -1,0 +1,199 @@
+"""One table of anatomies: where the matrices of a layer are, one entry per family of models.
+
+An entry is data: names as they are in transformers 5, and what else in a layer counts heads.
+``ANATOMIES["Mine"] = Anatomy(...)`` adds one; later entries are tried first. The page "Add your
+architecture" of the documentation goes through an example.
+"""
+
+from dataclasses import replace
+
+from .entries import FFN, Anatomy, Attention
+
+# ``model_type`` of every model that was tried, masked against compacted
+NAMES: dict[str, tuple[str, ...]] = {
+    name: tuple(kinds.split())
+    for name, kinds in {
+        "BERT": "bert roberta",
+        "BERT, counted": "",
+        "DistilBERT": "distilbert",
+        "ALBERT": "albert",
+        "MPNet": "mpnet",
+        "DeBERTa": "deberta",
+        "DeBERTa v2": "deberta-v2",
+        "ModernBERT": "modernbert",
+        "ViT": "vit",
+        "CLIP": "clip clip_text_model clip_vision_model",
+        "Wav2Vec2": "wav2vec2",
+        "BART": "bart",
+        "T5": "t5",
+        "UMT5": "umt5",
+        "GPT-2": "gpt2",
+        "GPT-NeoX": "gpt_neox",
+        "Llama": "llama mistral",
+        "Mixtral": "mixtral",
+        "OLMo 2": "olmo2",
+        "Phi-3": "phi3",
+        "BLOOM": "bloom",
+        "Falcon": "falcon",
+    }.items()
+}
+
+
+def _t5(place: str, table: str = "") -> Attention:
+    return Attention(
+        place, "q k v", f"{place}.o", "key_value_proj_dim",
+        counts={"n_heads": "heads", "inner_dim": "features"},
+        table=table, stack=True,
+    )  # fmt: skip
+
+
+def _t5_ffn(place: str) -> tuple[FFN, FFN]:
+    inside = f"{place}.DenseReluDense."
+    plain = FFN(inside + "wi", inside + "wo", inside + "act")
+    return plain, replace(plain, up=inside + "wi_1", gate=inside + "wi_0")
+
+
+def _gated(activation: str) -> FFN:
+    return FFN("mlp.up_proj", "mlp.down_proj", f"mlp.{activation}", "mlp.gate_proj")
+
+
+def _bart(place: str) -> Attention:
+    counts = {"num_heads": "heads", "embed_dim": "features"}
+    return Attention(place, "q_proj k_proj v_proj", f"{place}.out_proj", counts=counts)
+
+
+BERT_FFN = FFN("intermediate.dense", "output.dense", "intermediate.intermediate_act_fn")
+NEOX_FFN = FFN("mlp.dense_h_to_4h", "mlp.dense_4h_to_h", "mlp.act")
+FUSED_FFN = FFN("mlp.gate_up_proj", "mlp.down_proj", "mlp.activation_fn", "mlp.gate_up_proj")
+LLAMA = Attention("self_attn", "q_proj k_proj v_proj", "self_attn.o_proj")
+T5 = Anatomy(
+    _t5("layer.0.SelfAttention", "relative_attention_bias"),
+    (*_t5_ffn("layer.1"), *_t5_ffn("layer.2")),
+    _t5("layer.1.EncDecAttention"),
+    NAMES["T5"],
+)
+BERT_SELF = Attention(
+    "attention.self", "query key value", "attention.output.dense", "attention_head_size"
+)
+
+ANATOMIES: dict[str, Anatomy] = {
+    "BERT": Anatomy(BERT_SELF, (BERT_FFN,), families=NAMES["BERT"]),
+    "BERT, counted": Anatomy(
+        replace(BERT_SELF, counts={"num_attention_heads": "heads", "all_head_size": "features"}),
+        (BERT_FFN,),
+        families=NAMES["BERT, counted"],
+    ),
+    "DistilBERT": Anatomy(
+        Attention("attention", "q_lin k_lin v_lin", "attention.out_lin", "attention_head_size"),
+        (FFN("ffn.lin1", "ffn.lin2", "ffn.activation"),),
+        families=NAMES["DistilBERT"],
+    ),
+    "ALBERT": Anatomy(
+        Attention(
+            "attention", "query key value", "attention.dense", "attention_head_size",
+            beside=("LayerNorm",),
+        ),
+        (FFN("ffn", "ffn_output", "activation"),),
+        families=NAMES["ALBERT"],
+    ),
+    "MPNet": Anatomy(
+        Attention(
+            "attention.attn", "q k v", "attention.attn.o", "attention_head_size",
+            counts={"num_attention_heads": "heads", "all_head_size": "features"},
+            table="relative_attention_bias", stack=True,
+        ),
+        (BERT_FFN,),
+        families=NAMES["MPNet"],
+    ),
+    "DeBERTa": Anatomy(
+        Attention(
+            "attention.self", "in_proj", "attention.output.dense", "attention_head_size", "h 3 d",
+            counts={"num_attention_heads": "heads", "all_head_size": "features"},
+            rows=("pos_proj", "pos_q_proj"), tensors=("q_bias", "v_bias"), value_bias="v_bias",
+        ),
+        (BERT_FFN,),
+        families=NAMES["DeBERTa"],
+    ),
+    "DeBERTa v2": Anatomy(
+        Attention(
+            "attention.self", "query_proj key_proj value_proj", "attention.output.dense",
+            "attention_head_size",
+            counts={"num_attention_heads": "heads", "all_head_size": "features"},
+            rows=("pos_key_proj", "pos_query_proj"),
+        ),
+        (BERT_FFN,),
+        families=NAMES["DeBERTa v2"],
+    ),
+    "ModernBERT": Anatomy(
+        Attention("attn", "Wqkv", "attn.Wo", fused="3 h d"),
+        (FFN("mlp.Wi", "mlp.Wo", "mlp.act", "mlp.Wi"),),
+        families=NAMES["ModernBERT"],
+    ),
+    "ViT": Anatomy(
+        Attention("attention", "q_proj k_proj v_proj", "attention.o_proj"),
+        (FFN("mlp.fc1", "mlp.fc2", "mlp.activation_fn"),),
+        families=NAMES["ViT"],
+    ),
+    "CLIP": Anatomy(
+        _bart("self_attn"),
+        (FFN("mlp.fc1", "mlp.fc2", "mlp.activation_fn"),),
+        families=NAMES["CLIP"],
+    ),
+    "Wav2Vec2": Anatomy(
+        _bart("attention"),
+        (FFN(*(f"feed_forward.{n}" for n in ("intermediate_dense", "output_dense",
+                                             "intermediate_act_fn"))),),
+        families=NAMES["Wav2Vec2"],
+    ),
+    "BART": Anatomy(
+        _bart("self_attn"), (FFN("fc1", "fc2", "activation_fn"),), _bart("encoder_attn"),
+        NAMES["BART"],
+    ),
+    "T5": T5,
+    "UMT5": Anatomy(
+        replace(T5.attention, stack=False), T5.ffn, replace(T5.cross, stack=False), NAMES["UMT5"]
+    ),
+    "GPT-2": Anatomy(
+        Attention("attn", "c_attn", "attn.c_proj", fused="3 h d",
+                  counts={"num_heads": "heads", "split_size": "features"}),
+        (FFN("mlp.c_fc", "mlp.c_proj", "mlp.act"),),
+        families=NAMES["GPT-2"],
+    ),
+    "GPT-NeoX": Anatomy(
+        Attention("attention", "query_key_value", "attention.dense", "head_size", "h 3 d"),
+        (NEOX_FFN,),
+        families=NAMES["GPT-NeoX"],
+    ),
+    "Llama": Anatomy(
+        LLAMA,
+        (_gated("act_fn"), FUSED_FFN, FFN("mlp.up_proj", "mlp.down_proj", "mlp.act_fn")),
+        families=NAMES["Llama"],
+    ),
+    "Mixtral": Anatomy(
+        LLAMA,
+        "a router chooses among its experts, and each has dimensions of its own",
+        families=NAMES["Mixtral"],
+    ),
+    "OLMo 2": Anatomy(
+        "a norm goes over the queries of all heads, so each head changes the others",
+        (_gated("act_fn"),),
+        families=NAMES["OLMo 2"],
+    ),
+    "Phi-3": Anatomy(
+        "one layer makes query, key and value, and is cut by the config's number of heads, which "
+        "is one for all layers",
+        (FUSED_FFN,),
+        families=NAMES["Phi-3"],
+    ),
+    "BLOOM": Anatomy(
+        "ALiBi adds to the scores of each head by its number, for all layers at once",
+        (replace(NEOX_FFN, activation="mlp.gelu_impl"), ),
+        families=NAMES["BLOOM"],
+    ),
+    "Falcon": Anatomy(
+        "one layer makes query, key and value, in an order that the config tells, and in most all "
+        "heads share one key",
+        (NEOX_FFN,),
+        families=NAMES["Falcon"],
+    ),
+}  # fmt: skip
