@@ -1,6 +1,6 @@
 """Where the matrices of a Transformer are: the layers of a model, by the table of anatomies."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from ..kinds import linear_of
 from .entries import FFN, Anatomy, Attention
 from .families import ANATOMIES
+from .matching import attention_names, ffn_names, model_type, parts_at
 
 ATTENTION = ("query", "key", "value", "output")
 ROWS = ATTENTION[:3]
@@ -19,11 +20,12 @@ ROWS = ATTENTION[:3]
 class TransformerLayer:
     """An attention with or without the FFN behind it, or a FFN alone: full names, "" for none.
 
-    ``query``, ``key``, ``value`` are (heads * head_size, width), the latter two with ``group`` times
-    fewer heads where heads share them, and ``output`` is (width, heads * head_size). ``up`` and
-    ``gate`` are (dimensions, width) and ``down`` is (width, dimensions). One layer may stand under
-    several names. ``entry`` describes the attention. Layers with the same ``stack`` keep the same
-    heads, and ``table`` is an embedding with a column for each. ``stays`` says why a part stays.
+    ``query``, ``key``, ``value`` are (heads * head_size, width), the latter two with ``group``
+    times fewer heads where heads share them, and ``output`` is (width, heads * head_size). ``up``
+    and ``gate`` are (dimensions, width) and ``down`` is (width, dimensions). One layer may stand
+    under several names. ``entry`` describes the attention. Layers with the same ``stack`` keep the
+    same heads, and ``table`` is an embedding with a column for each. ``stays`` says why a part
+    stays.
     """
 
     name: str
@@ -83,9 +85,9 @@ def transformer_layers(model: nn.Module) -> list[TransformerLayer]:
     found = [layer for name in modules for layer in _layers_at(name, modules)]
     if found:
         return found
-    kinds = {kind for name in modules if (kind := _model_type(name, modules))}
+    kinds = {kind for name in modules if (kind := model_type(name, modules))}
     alike = sorted(
-        {known for name in modules for known, a in ANATOMIES.items() if _parts(a, name, modules)}
+        {known for name in modules for known, a in ANATOMIES.items() if parts_at(a, name, modules)}
     )
     told = f" of type {', '.join(sorted(kinds))}" if kinds else ""
     if alike:
@@ -102,110 +104,38 @@ def transformer_layers(model: nn.Module) -> list[TransformerLayer]:
 
 
 def _layers_at(name: str, modules: dict[str, nn.Module]) -> list[TransformerLayer]:
-    kind = _model_type(name, modules)
+    """Return what the last fitting entry makes of a module: nothing, or its attentions and FFN."""
+    kind = model_type(name, modules)
     for family in reversed(ANATOMIES):
         anatomy = ANATOMIES[family]
         if kind and kind not in anatomy.families:
             continue
-        parts = _parts(anatomy, name, modules)
-        if parts:
-            return [*_described(name, family, anatomy, parts, modules)]
+        if parts := parts_at(anatomy, name, modules):
+            return _described(name, family, anatomy, parts, modules)
     return []
-
-
-def _model_type(name: str, modules: dict[str, nn.Module]) -> str | None:
-    """Return the type in the nearest config around a module."""
-    while True:
-        config = getattr(modules.get(name), "config", None)
-        if kind := getattr(config, "model_type", None):
-            return kind
-        if not name:
-            return None
-        name = name.rpartition(".")[0]
-
-
-def _parts(anatomy: Anatomy, name: str, modules: dict[str, nn.Module]) -> list[Attention | FFN]:
-    """Return the parts of an anatomy that a module has: all that it must have, or none."""
-    front = f"{name}." if name else ""
-    found: list[Attention | FFN] = []
-    for attention in (anatomy.attention, anatomy.cross):
-        if isinstance(attention, Attention) and _has(attention, front, modules):
-            found.append(attention)
-    if isinstance(anatomy.attention, Attention) and anatomy.attention not in found:
-        return []
-    if isinstance(anatomy.ffn, str):
-        return found
-    for ffn in anatomy.ffn:
-        names = {ffn.up, ffn.down, ffn.activation, ffn.gate or ffn.up}
-        if all(front + n in modules for n in names):
-            return [*found, ffn]
-    return []
-
-
-def _has(attention: Attention, front: str, modules: dict[str, nn.Module]) -> bool:
-    owner = front + attention.module
-    names = [f"{owner}.{p}" for p in attention.projections.split()] + [front + attention.output]
-    return all(n in modules for n in names) and hasattr(modules[owner], attention.size)
 
 
 def _described(
     name: str,
     family: str,
     anatomy: Anatomy,
-    parts: Sequence[Attention | FFN],
+    parts: list[Attention | FFN],
     modules: dict[str, nn.Module],
-) -> Iterator[TransformerLayer]:
-    front = f"{name}." if name else ""
+) -> list[TransformerLayer]:
     attentions = [part for part in parts if isinstance(part, Attention)]
-    ffns = [part for part in parts if isinstance(part, FFN)]
-    stays = [f"heads stay: {anatomy.attention}"] if isinstance(anatomy.attention, str) else []
-    stays += [f"FFN stays: {anatomy.ffn}"] if isinstance(anatomy.ffn, str) else []
-    first = {}
-    if ffns:
-        whole = {k: getattr(ffns[0], k) for k in ("gate", "up", "down", "activation")}
-        first = {k: front + v for k, v in whole.items() if v}
+    told = {"heads stay": anatomy.attention, "FFN stays": anatomy.ffn}
+    stays = "; ".join(f"{what}: {why}" for what, why in told.items() if isinstance(why, str))
+    first = {"stays": stays} | ffn_names(parts, name, modules)
+    layers = []
     for attention in attentions or [None]:
-        here = name if attention in (None, anatomy.attention) else front + attention.module
-        found = {} if attention is None else _names(attention, name, modules)
-        yield TransformerLayer(here, family, **found, **first, stays="; ".join(stays))
-        first, stays = {}, []
-
-
-def _names(attention: Attention, name: str, modules: dict[str, nn.Module]) -> dict:
-    """Return what a layer says of its attention, after a look at what else is inside."""
-    front = f"{name}." if name else ""
-    owner = front + attention.module
-    projections = [f"{owner}.{p}" for p in attention.projections.split()]
-    query, key, value = projections if len(projections) == 3 else projections * 3
-    output, size = front + attention.output, int(getattr(modules[owner], attention.size))
-    stack = name.rpartition(".")[0]
-    scope = stack.rpartition(".")[0] if attention.stack else owner
-    ends = f".{attention.table}"
-    tables = [n for n in modules if attention.table and n.endswith(ends) and _inside(n, scope)]
-    told = [*projections, output, *tables]
-    told += [f"{owner}.{n}" for n in (*attention.rows, *attention.tensors, *attention.beside)]
-    for inside, parameter in modules[owner].named_parameters():
-        full = f"{owner}.{inside}"
-        if any(_inside(full, n) for n in told) or (*parameter.shape,) == (size,):
-            continue
-        raise ValueError(
-            f"{full} of shape {(*parameter.shape,)} is not in the anatomy of this family, and heads "
-            "may depend on it; name it in rows, tensors or beside of an entry in "
-            "tqlearn.sparsity.ANATOMIES"
-        )
-    shapes = [linear_of(modules[n]) for n in (query, key)]
-    group = 1
-    if not attention.fused and all(hasattr(m, "out_features") for m in shapes):
-        group = max(1, shapes[0].out_features // shapes[1].out_features)
-    return {
-        "query": query, "key": key, "value": value, "output": output, "head_size": size,
-        "group": group, "entry": attention, "table": tables[0] if tables else "",
-        "stack": f"{stack}:{attention.module}" if attention.stack else "",
-    }  # fmt: skip
-
-
-def _inside(name: str, module: str) -> bool:
-    return not module or f"{name}.".startswith(f"{module}.")
+        here, found = name, {}
+        if attention is not None:
+            found = attention_names(attention, name, modules)
+        if layers:
+            here = found["query"].rpartition(".")[0]
+        layers.append(TransformerLayer(here, family, **found, **first))
+        first = {}
+    return layers
 
 
 def layer_sizes(model: nn.Module) -> dict[str, list[int]]:

@@ -112,7 +112,8 @@ class BlockPrune:
             changes the outputs unless it folds the bias.
         threshold, minimum, repeat: as in ``blocks.BlockMask``.
 
-    GPT-2's ``Conv1D`` becomes a linear layer. ``block_plan`` makes the paper's three variants for a whole model.
+    GPT-2's ``Conv1D`` becomes a linear layer. ``block_plan`` makes the paper's three variants for a
+    whole model.
 
     Source: spec sheet Block Pruning, sections 2 and 3.
 

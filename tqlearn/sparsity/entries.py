@@ -22,7 +22,8 @@ class Attention:
         rows: more linear layers inside it whose rows are those of the query.
         tensors: more parameters inside it with one number per head or per row of the query.
         value_bias: the one among them that is added to the value.
-        beside: modules and parameters inside it that no head changes.
+        norms: norms inside it, each over one head.
+        beside: what else is inside it and does not depend on heads.
         table: an embedding with a column per head: inside it, or one for the whole stack.
         stack: True where all layers share numbers per head: the same heads go in all of them.
 
@@ -38,6 +39,7 @@ class Attention:
     rows: Sequence[str] = ()
     tensors: Sequence[str] = ()
     value_bias: str = ""
+    norms: Sequence[str] = ()
     beside: Sequence[str] = ()
     table: str = ""
     stack: bool = False

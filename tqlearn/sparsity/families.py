@@ -14,7 +14,7 @@ NAMES: dict[str, tuple[str, ...]] = {
     name: tuple(kinds.split())
     for name, kinds in {
         "BERT": "bert roberta",
-        "BERT, counted": "",
+        "MegatronBERT": "",
         "DistilBERT": "distilbert",
         "ALBERT": "albert",
         "MPNet": "mpnet",
@@ -24,12 +24,12 @@ NAMES: dict[str, tuple[str, ...]] = {
         "ViT": "vit",
         "CLIP": "clip clip_text_model clip_vision_model",
         "Wav2Vec2": "wav2vec2",
-        "BART": "bart",
+        "BART": "bart marian opt",
         "T5": "t5",
         "UMT5": "umt5",
         "GPT-2": "gpt2",
         "GPT-NeoX": "gpt_neox",
-        "Llama": "llama mistral",
+        "Llama": "llama mistral qwen2 qwen3 gemma gemma2 gemma3_text glm",
         "Mixtral": "mixtral",
         "OLMo 2": "olmo2",
         "Phi-3": "phi3",
@@ -65,7 +65,8 @@ def _bart(place: str) -> Attention:
 BERT_FFN = FFN("intermediate.dense", "output.dense", "intermediate.intermediate_act_fn")
 NEOX_FFN = FFN("mlp.dense_h_to_4h", "mlp.dense_4h_to_h", "mlp.act")
 FUSED_FFN = FFN("mlp.gate_up_proj", "mlp.down_proj", "mlp.activation_fn", "mlp.gate_up_proj")
-LLAMA = Attention("self_attn", "q_proj k_proj v_proj", "self_attn.o_proj")
+NORMS = "q_norm", "k_norm", "q_layernorm", "k_layernorm", "query_layernorm", "key_layernorm"
+LLAMA = Attention("self_attn", "q_proj k_proj v_proj", "self_attn.o_proj", norms=NORMS)
 T5 = Anatomy(
     _t5("layer.0.SelfAttention", "relative_attention_bias"),
     (*_t5_ffn("layer.1"), *_t5_ffn("layer.2")),
@@ -78,10 +79,10 @@ BERT_SELF = Attention(
 
 ANATOMIES: dict[str, Anatomy] = {
     "BERT": Anatomy(BERT_SELF, (BERT_FFN,), families=NAMES["BERT"]),
-    "BERT, counted": Anatomy(
+    "MegatronBERT": Anatomy(
         replace(BERT_SELF, counts={"num_attention_heads": "heads", "all_head_size": "features"}),
         (BERT_FFN,),
-        families=NAMES["BERT, counted"],
+        families=NAMES["MegatronBERT"],
     ),
     "DistilBERT": Anatomy(
         Attention("attention", "q_lin k_lin v_lin", "attention.out_lin", "attention_head_size"),
@@ -164,15 +165,18 @@ ANATOMIES: dict[str, Anatomy] = {
         (NEOX_FFN,),
         families=NAMES["GPT-NeoX"],
     ),
-    "Llama": Anatomy(
-        LLAMA,
-        (_gated("act_fn"), FUSED_FFN, FFN("mlp.up_proj", "mlp.down_proj", "mlp.act_fn")),
-        families=NAMES["Llama"],
-    ),
     "Mixtral": Anatomy(
         LLAMA,
         "a router chooses among its experts, and each has dimensions of its own",
         families=NAMES["Mixtral"],
+    ),
+    "Llama": Anatomy(
+        LLAMA,
+        (
+            _gated("act_fn"), FUSED_FFN, FFN("mlp.up_proj", "mlp.down_proj", "mlp.act_fn"),
+            FFN("mlp.fc1", "mlp.fc2", "mlp.activation_fn"),
+        ),
+        families=NAMES["Llama"],
     ),
     "OLMo 2": Anatomy(
         "a norm goes over the queries of all heads, so each head changes the others",
