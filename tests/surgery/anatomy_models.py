@@ -6,11 +6,13 @@ import pytest
 import torch
 from torch import nn
 from transformers import AutoConfig
+from transformers import AutoModelForAudioClassification as Sounds
 from transformers import AutoModelForCausalLM as Causal
 from transformers import AutoModelForCTC as CTC
 from transformers import AutoModelForImageClassification as Pictures
 from transformers import AutoModelForSeq2SeqLM as Seq2Seq
 from transformers import AutoModelForSequenceClassification as Sentences
+from transformers import AutoModelForSpeechSeq2Seq as Speech
 from transformers import AutoModelForZeroShotImageClassification as Pairs
 
 from tqlearn.kinds import is_conv1d
@@ -42,6 +44,11 @@ WAVE = {
     "num_conv_pos_embedding_groups": 4, "feat_extract_norm": "layer", "layerdrop": 0.0,
     "mask_time_prob": 0.0,
 }  # fmt: skip
+SPEECH = {**SEQ, "input_feat_per_channel": 16, "conv_channels": 32, "max_source_positions": 40}
+SPECTROGRAM = {
+    **SMALL, "max_length": 32, "num_mel_bins": 16, "patch_size": 8, "frequency_stride": 8,
+    "time_stride": 8,
+}  # fmt: skip
 CLIP = {
     "text_config": TEXT, "vision_config": PICTURE, "projection_dim": 16, **PAD,
 }  # fmt: skip
@@ -64,7 +71,10 @@ MODELS = {  # entry -> its models: class with a head, type of config, options
     "ModernBERT": {
         "modernbert": (Sentences, "modernbert", {**TEXT, "global_attn_every_n_layers": 2})
     },
-    "ViT": {"vit": (Pictures, "vit", PICTURE)},
+    "ViT": {
+        "vit": (Pictures, "vit", PICTURE),
+        "spectrogram": (Sounds, "audio-spectrogram-transformer", SPECTROGRAM),
+    },
     "CLIP": {"clip": (Pairs, "clip", CLIP)},
     "Wav2Vec2": {"wav2vec2": (CTC, "wav2vec2", WAVE)},
     "BART": {
@@ -72,6 +82,7 @@ MODELS = {  # entry -> its models: class with a head, type of config, options
         "bart, classes": (Sentences, "bart", SEQ),
         "marian": (Seq2Seq, "marian", SEQ),
         "opt": (Causal, "opt", {**TEXT, "ffn_dim": 48, "word_embed_proj_dim": 32}),
+        "speech to text": (Speech, "speech_to_text", SPEECH),
     },
     "T5": {
         "t5": (Seq2Seq, "t5", T5),
@@ -130,6 +141,11 @@ def inputs(model: nn.Module) -> dict[str, torch.Tensor]:
     config, batch = model.config, {}
     if config.model_type == "wav2vec2":
         return {"input_values": torch.randn(3, 400)}
+    if config.model_type == "audio-spectrogram-transformer":
+        return {"input_values": torch.randn(3, 32, 16)}
+    if config.model_type == "speech_to_text":
+        words = torch.randint(3, 64, (3, 5))
+        return {"input_features": torch.randn(3, 40, 16), "decoder_input_ids": words}
     if config.model_type in ("vit", "clip"):
         batch["pixel_values"] = torch.randn(3, 3, 16, 16)
     if config.model_type != "vit":

@@ -13,25 +13,55 @@ from .entries import FFN, Anatomy, Attention
 NAMES: dict[str, tuple[str, ...]] = {
     name: tuple(kinds.split())
     for name, kinds in {
-        "BERT": "bert roberta",
-        "MegatronBERT": "",
+        "BERT": (
+            "altclip_text_model bert bert-generation camembert chinese_clip_text_model "
+            "data2vec-text dpr electra ernie layoutlm markuplm roberta roberta-prelayernorm "
+            "roc_bert splinter xlm-roberta xlm-roberta-xl"
+        ),
+        "MegatronBERT": (
+            "big_bird blip_text_model canine git megatron-bert rembert roformer tapas visual_bert"
+        ),
         "DistilBERT": "distilbert",
         "ALBERT": "albert",
         "MPNet": "mpnet",
         "DeBERTa": "deberta",
-        "DeBERTa v2": "deberta-v2",
+        "DeBERTa v2": "deberta-v2 sew-d",
         "ModernBERT": "modernbert",
-        "ViT": "vit",
-        "CLIP": "clip clip_text_model clip_vision_model",
-        "Wav2Vec2": "wav2vec2",
-        "BART": "bart marian opt",
-        "T5": "t5",
+        "ViT": (
+            "audio-spectrogram-transformer beit deit dinov2 dinov2_with_registers ijepa pixio "
+            "radio tipsv2_vision_model vit vit_mae vit_msn"
+        ),
+        "CLIP": (
+            "altclip_vision_model chinese_clip_vision_model clip_text_model clip_vision_model "
+            "clipseg_text_model clipseg_vision_model git_vision_model granite_docling_vision "
+            "idefics2_vision idefics3_vision metaclip_2_text_model metaclip_2_vision_model "
+            "minicpmv4_6_vision minimax_m3_vl_vision mlcd_vision_model owlv2_text_model "
+            "owlv2_vision_model owlvit_text_model owlvit_vision_model siglip2_vision_model "
+            "siglip_text_model siglip_vision_model smolvlm_vision tipsv2_text_model "
+            "video_llama_3_vision"
+        ),
+        "Wav2Vec2": "data2vec-audio hubert sew unispeech unispeech-sat wav2vec2",
+        "BART": (
+            "bart biogpt blenderbot blenderbot-small m2m_100 marian mbart opt pegasus plbart "
+            "qwen2_audio_encoder speech_to_text voxtral_encoder whisper xglm"
+        ),
+        "T5": "mt5 t5",
         "UMT5": "umt5",
-        "GPT-2": "gpt2",
+        "GPT-2": "gpt2 imagegpt",
         "GPT-NeoX": "gpt_neox",
-        "Llama": "llama mistral qwen2 qwen3 gemma gemma2 gemma3_text glm",
-        "Mixtral": "mixtral",
-        "OLMo 2": "olmo2",
+        "Mixtral": (
+            "aria_text cohere2_moe ernie4_5_moe exaone_moe glm4_moe granitemoe granitemoeshared "
+            "hunyuan_v1_moe mellum minimax mixtral phimoe qwen2_moe qwen3_moe "
+            "qwen3_vl_moe_text solar_open"
+        ),
+        "Llama": (
+            "apertus arcee cohere cohere2 cwm ernie4_5 ernie4_5_moe eurobert exaone4 exaone_moe "
+            "gemma gemma2 gemma3_text glm glm4 glm4_moe granite granite_docling_text gte helium "
+            "higgs_audio_v2 hunyuan_v1_dense hyperclovax jais2 jina_embeddings_v3 llama "
+            "ministral ministral3 mistral molmo2_text nanochat nomic_bert qwen2 qwen3 "
+            "qwen3_vl_text seed_oss smollm3 starcoder2 vaultgemma voxtral_realtime_encoder"
+        ),
+        "OLMo 2": "olmo2 olmo3",
         "Phi-3": "phi3",
         "BLOOM": "bloom",
         "Falcon": "falcon",
@@ -175,6 +205,7 @@ ANATOMIES: dict[str, Anatomy] = {
         (
             _gated("act_fn"), FUSED_FFN, FFN("mlp.up_proj", "mlp.down_proj", "mlp.act_fn"),
             FFN("mlp.fc1", "mlp.fc2", "mlp.activation_fn"),
+            FFN("mlp.c_fc", "mlp.c_proj", "mlp.act"),
         ),
         families=NAMES["Llama"],
     ),
