@@ -108,8 +108,9 @@ def _layers_at(name: str, modules: dict[str, nn.Module]) -> list[TransformerLaye
     kind = model_type(name, modules)
     for family in reversed(ANATOMIES):
         anatomy = ANATOMIES[family]
-        if kind and kind not in anatomy.families:
-            continue
+        partly = isinstance(anatomy.attention, str) or isinstance(anatomy.ffn, str)
+        if kind not in anatomy.families and (kind or (partly and anatomy.families)):
+            continue  # without a config, a reason why a part stays may not hold
         if parts := parts_at(anatomy, name, modules):
             return _described(name, family, anatomy, parts, modules)
     return []

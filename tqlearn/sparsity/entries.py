@@ -81,7 +81,7 @@ class Anatomy:
         ffn: names of its FFN, several where a family has several forms; or why it stays.
         cross: a second attention, that some layers have.
         families: ``model_type`` of the configs that it was tried on. A model with another one is
-            refused; a model without a config is taken by its names alone.
+            refused; a model without a config is taken by its names alone, if all parts have them.
     """
 
     attention: Attention | str
