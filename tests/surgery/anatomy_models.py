@@ -17,6 +17,7 @@ from transformers import AutoModelForZeroShotImageClassification as Pairs
 
 from tqlearn.kinds import is_conv1d
 from tqlearn.sparsity import transformer_layers
+from tqlearn.sparsity.matching import model_type
 
 PAD = {"pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2}
 SMALL = {
@@ -180,19 +181,24 @@ def weight(model: nn.Module, name: str) -> torch.Tensor:
     return module.weight.data.T if is_conv1d(module) else module.weight.data
 
 
-def kill(model: nn.Module) -> nn.Module:
+def kill(model: nn.Module, kind: str | None = None) -> nn.Module:
     """Empty heads and dimensions, in place, in every way that compaction may use.
 
-    Of every attention one head's value (its bias stays) and another's columns of the output; of
-    every FFN a quarter of the rows (their biases stay) and another quarter of the columns.
+    Of every attention one group's value (its bias stays) and another's columns of the output; of
+    every FFN a quarter of the rows (their biases stay) and another quarter of the columns. With a
+    ``kind`` only in parts of that model type.
     """
+    modules = dict(model.named_modules())
     for layer in transformer_layers(model):
+        if kind not in (None, model_type(layer.name, modules)):
+            continue
         if layer.entry is not None:
             output = weight(model, layer.output)
             heads = output.shape[1] // layer.head_size
             groups = heads // layer.group
             weight(model, layer.value)[layer.rows("value", groups)[1]] = 0
-            output[:, layer.rows("output", heads).view(groups, -1)[2]] = 0
+            if groups > 2:
+                output[:, layer.rows("output", heads).view(groups, -1)[2]] = 0
         if layer.down:
             down = weight(model, layer.down)
             size = down.shape[1]

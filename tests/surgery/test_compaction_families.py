@@ -10,7 +10,7 @@ import pytest
 import torch
 from anatomy_models import CASES, MODELS, WRITERS, cases, inputs, kill, made, outputs, weight
 from torch import nn
-from transformers import AutoConfig
+from transformers import AutoConfig, AutoModel
 
 import tqlearn as tq
 import tqlearn.hf  # noqa: F401  (teaches from_pretrained)
@@ -255,6 +255,22 @@ def test_sizes_of_another_model_are_refused(tmp_path):
     attention["sizes"] = {"number": 2}
     with pytest.raises(ValueError, match="GPT2Attention has no 'number' that could have the size"):
         tq.rebuild(made("gpt2"), copy.deepcopy(layout))
+
+
+@pytest.mark.parametrize("name", ["gpt2", "mpnet"])
+def test_twice_and_without_the_head(name, tmp_path):
+    """What is compacted can be compacted further, and AutoModel takes the body out of a folder."""
+    once = tq.compact(kill(made(name)))
+    layer = transformer_layers(once)[0]
+    for each in transformer_layers(once):
+        weight(once, each.output)[:, each.rows("output", 2)[0]] = 0
+    twice, batch = tq.compact(once), inputs(once)
+    assert layer_sizes(twice)["heads"] == [1, 1] and layer.head_size == 8
+    torch.testing.assert_close(outputs(twice, batch), outputs(once, batch), rtol=1e-4, atol=1e-5)
+    twice.save_pretrained(tmp_path)
+    body = AutoModel.from_pretrained(tmp_path)
+    wanted = twice.base_model(**batch).last_hidden_state
+    assert torch.equal(body(**batch).last_hidden_state, wanted)
 
 
 def test_a_masked_conv1d_is_a_linear_layer_from_then_on(tmp_path):

@@ -33,12 +33,12 @@ NAMES: dict[str, tuple[str, ...]] = {
         ),
         "CLIP": (
             "altclip_vision_model chinese_clip_vision_model clip_text_model clip_vision_model "
-            "clipseg_text_model clipseg_vision_model git_vision_model granite_docling_vision "
-            "idefics2_vision idefics3_vision metaclip_2_text_model metaclip_2_vision_model "
-            "minicpmv4_6_vision minimax_m3_vl_vision mlcd_vision_model owlv2_text_model "
-            "owlv2_vision_model owlvit_text_model owlvit_vision_model siglip2_vision_model "
+            "clipseg_text_model clipseg_vision_model granite_docling_vision "
+            "idefics3_vision metaclip_2_text_model metaclip_2_vision_model "
+            "mlcd_vision_model owlv2_text_model "
+            "owlv2_vision_model owlvit_text_model owlvit_vision_model "
             "siglip_text_model siglip_vision_model smolvlm_vision tipsv2_text_model "
-            "video_llama_3_vision"
+            ""
         ),
         "Wav2Vec2": "data2vec-audio hubert sew unispeech unispeech-sat wav2vec2",
         "BART": (
