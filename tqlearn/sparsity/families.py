@@ -33,12 +33,10 @@ NAMES: dict[str, tuple[str, ...]] = {
         ),
         "CLIP": (
             "altclip_vision_model chinese_clip_vision_model clip_text_model clip_vision_model "
-            "clipseg_text_model clipseg_vision_model granite_docling_vision "
-            "idefics3_vision metaclip_2_text_model metaclip_2_vision_model "
-            "mlcd_vision_model owlv2_text_model "
-            "owlv2_vision_model owlvit_text_model owlvit_vision_model "
-            "siglip_text_model siglip_vision_model smolvlm_vision tipsv2_text_model "
-            ""
+            "clipseg_text_model clipseg_vision_model granite_docling_vision idefics3_vision "
+            "metaclip_2_text_model metaclip_2_vision_model mlcd_vision_model owlv2_text_model "
+            "owlv2_vision_model owlvit_text_model owlvit_vision_model siglip_text_model "
+            "siglip_vision_model smolvlm_vision tipsv2_text_model"
         ),
         "Wav2Vec2": "data2vec-audio hubert sew unispeech unispeech-sat wav2vec2",
         "BART": (
@@ -51,8 +49,8 @@ NAMES: dict[str, tuple[str, ...]] = {
         "GPT-NeoX": "gpt_neox",
         "Mixtral": (
             "aria_text cohere2_moe ernie4_5_moe exaone_moe glm4_moe granitemoe granitemoeshared "
-            "hunyuan_v1_moe mellum minimax mixtral phimoe qwen2_moe qwen3_moe "
-            "qwen3_vl_moe_text solar_open"
+            "hunyuan_v1_moe mellum minimax mixtral phimoe qwen2_moe qwen3_moe qwen3_vl_moe_text "
+            "solar_open"
         ),
         "Llama": (
             "apertus arcee cohere cohere2 cwm ernie4_5 ernie4_5_moe eurobert exaone4 exaone_moe "
