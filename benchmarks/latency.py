@@ -31,7 +31,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import BertConfig, BertForSequenceClassification
 
 import tqlearn as tq
-from tqlearn.sparsity.anatomy import encoder_layers
+from tqlearn.sparsity.anatomy import transformer_layers
 from tqlearn.sparsity.blocks import block_masks
 
 HEADS = [4, 4, 6, 7, 7, 5, 6, 7, 5, 5, 5, 3]
@@ -56,7 +56,7 @@ def masked_model(dense: nn.Module, heads: list[int], dimensions: list[int]) -> n
     """Return a copy that keeps the first so many heads and dimensions; the rest is zero."""
     student = tq.compress(dense, tq.block_plan(dense, "struct")).eval()
     masks = block_masks(student)
-    for layer, some, dims in zip(encoder_layers(student), heads, dimensions, strict=True):
+    for layer, some, dims in zip(transformer_layers(student), heads, dimensions, strict=True):
         for name in (layer.query, layer.key, layer.value, layer.output):
             kept = torch.arange(12) < some
             masks[name].fix(kept.reshape(masks[name].grid))

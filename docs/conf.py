@@ -43,7 +43,11 @@ html_css_files = ["site.css"]
 html_favicon = "_static/icon.svg"
 html_copy_source = False
 html_sidebars = {
-    page: [] for page in ("index", "methods", "names", "glossary", "instructors", "search")
+    page: []
+    for page in (
+        *("index", "methods", "names", "add_your_architecture", "glossary", "instructors"),
+        "search",
+    )
 }
 html_use_index = False
 pygments_style = "xcode"

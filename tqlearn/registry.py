@@ -1,5 +1,8 @@
 """The classes that a saved model may name; loading never imports anything a file asks for."""
 
+from collections.abc import Mapping, Sequence
+
+import torch
 from torch import nn
 
 REGISTRY: dict[str, type] = {}
@@ -68,6 +71,38 @@ def size_of(module: nn.Module) -> dict | None:
         return None
     bias = module.bias is not None
     return {"in_features": module.in_features, "out_features": module.out_features, "bias": bias}
+
+
+def resize(module: nn.Module, sizes: Mapping[str, int | Sequence[int]]) -> nn.Module:
+    """Give a module other sizes, in place, so that the layout carries them, and return it.
+
+    Args:
+        sizes: name of a number -> its new value, name of a parameter -> its new shape; such a
+            parameter is empty afterwards.
+
+    Raises:
+        ValueError: the module has no such number or parameter.
+
+    >>> resize(nn.Embedding(8, 4), {"embedding_dim": 3, "weight": [8, 3]}).weight.shape
+    torch.Size([8, 3])
+    """
+    for name, size in sizes.items():
+        old = module._parameters.get(name) if isinstance(size, Sequence) else vars(module).get(name)
+        if old is None or not (isinstance(old, nn.Parameter) or type(old) is int):
+            raise ValueError(
+                f"{type(module).__name__} has no {name!r} that could have the size {size}; the "
+                "layout was written for another model"
+            )
+    for name, size in sizes.items():
+        old = getattr(module, name)
+        if isinstance(old, nn.Parameter):
+            size = [int(n) for n in size]
+            empty = torch.empty(size, dtype=old.dtype, device=old.device)
+            setattr(module, name, nn.Parameter(empty, requires_grad=old.requires_grad))
+        else:
+            setattr(module, name, int(size))
+    module.tqlearn_sizes = {**getattr(module, "tqlearn_sizes", {}), **sizes}
+    return module
 
 
 REGISTRY[RESIZED] = resized_linear  # ``build`` calls it; a plain nn.Linear stays undescribed

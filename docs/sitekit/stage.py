@@ -118,11 +118,20 @@ class Stage:
             self.write(f"results/{name}.md", text.replace(f"({file})", f"({carried})"), own)
         table = self.links.rewrite(tables.recipes(self.root), own)
         rows = "\n".join(f"* {{doc}}`/results/{name}`" for name in pages)
-        below = {"results": f"\n{rows}\n\n{tree(list(pages))}", "methods": "", "names": ""}
+        below = {"results": f"\n{rows}\n\n{tree(list(pages))}", "names": ""}
+        below["methods"] = "\n\n" + tree(["add_your_architecture"])
         for name, rest in below.items():
             text = self.links.rewrite(self.by_hand(f"{name}.md"), main)
             text = text.replace("<!-- recipes -->", table) + rest
             self.write("results/index.md" if name == "results" else f"{name}.md", text)
+
+    def architectures(self) -> None:
+        """Write the page of what block pruning and compaction know."""
+        from tqlearn.sparsity import ANATOMIES
+
+        name = "add_your_architecture.md"
+        text = self.links.rewrite(self.by_hand(name), self.root / "README.md")
+        self.write(name, text.replace("<!-- families -->", tables.families(ANATOMIES)))
 
     def all(self) -> None:
         """Write everything.
@@ -135,6 +144,7 @@ class Stage:
         if self.whole:
             self.reference()
             self.results()
+            self.architectures()
             pages += [
                 "Which method <methods>",
                 "Today's names <names>",

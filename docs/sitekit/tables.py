@@ -40,3 +40,14 @@ def recipes(root: Path) -> str:
     """The table of papers and what was reached of each."""
     _, lines = generators(root)
     return lines.table(root / "benchmarks" / "results")
+
+
+def families(anatomies: dict) -> str:
+    """The table of what block pruning and compaction know: a line per entry."""
+    lines = ["| entry | tried on | heads | FFN dimensions |", "|---|---|---|---|"]
+    for name, anatomy in anatomies.items():
+        types = ", ".join(f"`{kind}`" for kind in anatomy.families)
+        parts = (anatomy.attention, anatomy.ffn)
+        words = [f"stay: {part}" if isinstance(part, str) else "go" for part in parts]
+        lines.append(f"| {name} | {types} | {' | '.join(words)} |")
+    return "\n".join(lines)

@@ -3,10 +3,14 @@
 import pytest
 import torch
 from transformers import (
+    AlbertConfig,
+    AlbertModel,
     BertConfig,
     BertForSequenceClassification,
     DistilBertConfig,
     DistilBertModel,
+    GPT2Config,
+    GPT2Model,
     RobertaConfig,
     RobertaModel,
     Trainer,
@@ -176,6 +180,18 @@ def test_hidden_and_attention_dropout_of_three_families(kind, monkeypatch):
     assert len(ran) >= 2 * 2 + 1 and set(ran) == {0.375}
 
 
+def test_attention_dropout_leaves_what_comes_after_the_output_projection():
+    """ALBERT's output_dropout and GPT-2's resid_dropout stand inside the attention module."""
+    albert = AlbertModel(AlbertConfig(**SMALL, embedding_size=8, vocab_size=30))
+    gpt2 = GPT2Model(GPT2Config(n_embd=16, n_layer=1, n_head=2, vocab_size=30))
+    for model, name in ((albert, "output_dropout"), (gpt2, "resid_dropout")):
+        after = [m for n, m in model.named_modules() if n.endswith(f".{name}")]
+        before = [m.p for m in after]
+        set_attention_dropout(model, 0.25)
+        assert after and [m.p for m in after] == before
+        assert 0.25 in [value for _, _, value in dropouts(model)]
+
+
 DISTIL = {"dim": 16, "n_layers": 2, "n_heads": 2, "hidden_dim": 32, "vocab_size": 50}
 ENCODERS = {
     "bert": bert,
@@ -220,7 +236,7 @@ def test_attention_dropout_alone(family, monkeypatch):
 def test_attention_dropout_in_vain():
     with pytest.raises(ValueError, match="at least 0 and below 1, got 1.0"):
         set_attention_dropout(bert(), 1.0)
-    with pytest.raises(ValueError, match="no encoder layer"):
+    with pytest.raises(ValueError, match="no layer that the table of anat"):
         set_attention_dropout(torch.nn.Linear(2, 2), 0.0)
     model = bert()
     del model.bert.encoder.layer[1].attention.self.dropout

@@ -8,7 +8,7 @@ import copy
 import pytest
 import torch
 from torch import nn
-from transformers import BertConfig, Trainer, TrainingArguments
+from transformers import AutoConfig, AutoModel, BertConfig, Trainer, TrainingArguments
 from transformers import BertForSequenceClassification as Bert
 
 import tqlearn as tq
@@ -154,3 +154,25 @@ def test_refusals(tmp_path):
         run(model, tmp_path, NoNormTransition(model, 50)).train()
     with pytest.raises(ValueError, match="starts from 'gelu', not relu"):
         ReLUTransition(Bert(BertConfig(**SMALL, hidden_act="relu")), 4)
+
+
+def test_models_without_such_norms_or_words_for_an_activation_are_refused():
+    small = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    small |= {"intermediate_size": 16, "vocab_size": 20}
+    llama = AutoModel.from_config(AutoConfig.for_model("llama", **small))
+    with pytest.raises(ValueError, match="layers of LlamaModel have no LayerNorm"):
+        NoNormTransition(llama, 2)
+    sizes = {"d_model": 16, "d_kv": 8, "d_ff": 16, "num_layers": 1, "num_heads": 2}
+    t5 = AutoModel.from_config(AutoConfig.for_model("t5", **sizes, vocab_size=20))
+    with pytest.raises(ValueError, match="config of T5Model names no activation under hidden_act"):
+        ReLUTransition(t5, 2)
+
+
+def test_both_layers_of_an_encoder_decoder():
+    sizes = {"d_model": 16, "encoder_layers": 1, "decoder_layers": 1, "vocab_size": 20}
+    sizes |= {"encoder_attention_heads": 2, "decoder_attention_heads": 2}
+    model = AutoModel.from_config(AutoConfig.for_model("bart", **sizes))
+    assert ReLUTransition(model, 2).names == [
+        "encoder.layers.0.activation_fn",
+        "decoder.layers.0.activation_fn",
+    ]

@@ -293,3 +293,24 @@ def test_row_mask_knows_only_its_own_layer():
         .rows[0]["becomes"]
         .endswith("BlockMask + RowMask")
     )
+
+
+def test_repeated_rows_share_their_blocks(tmp_path):
+    """Gate and up in one weight: a dimension is a row in each half, and one score."""
+    torch.manual_seed(0)
+    layer = tq.BlockPrune((1, None), repeat=2)(nn.Linear(4, 6).double())
+    mask = layer.parametrizations.weight[0]
+    assert mask.grid == (3, 1) and mask.config()["repeat"] == 2
+    mask.scores.data = torch.tensor([[0.0], [-3.0], [0.0]], dtype=torch.float64)
+    alive = torch.tensor([True, False, True] * 2)
+    assert torch.equal(layer.weight.any(1), alive) and torch.equal(layer.bias != 0, alive)
+    assert block_density(layer) == {"dense": 2 / 3, "all": 2 / 3}
+    x = torch.randn(5, 4, dtype=torch.float64)
+    wanted = upstream(layer.weight, x) * layer.parametrizations.weight.original
+    (x @ layer.weight.T).tanh().square().sum().backward()
+    assert torch.allclose(mask.scores.grad, wanted.view(2, 3, 4).sum((0, 2))[:, None], atol=1e-12)
+    path = tq.save(layer, tmp_path / "layer.safetensors")
+    again = tq.load(nn.Linear(4, 6).double(), path)
+    assert torch.equal(again.weight, layer.weight)
+    with pytest.raises(ValueError, match="2 times blocks of 1x4 must divide a matrix of 5x4"):
+        tq.BlockPrune((1, None), repeat=2)(nn.Linear(4, 5))

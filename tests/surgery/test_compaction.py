@@ -23,7 +23,7 @@ from transformers import (
 
 import tqlearn as tq
 import tqlearn.hf  # noqa: F401  (teaches from_pretrained)
-from tqlearn.sparsity.anatomy import encoder_layers, encoder_weights, layer_sizes
+from tqlearn.sparsity.anatomy import encoder_weights, layer_sizes, transformer_layers
 from tqlearn.sparsity.blocks import block_density, block_masks
 
 SMALL = {
@@ -75,7 +75,7 @@ def logits(model, batch):
 @torch.no_grad()
 def kill(model, layer, heads=(), which=("value",), bias=True, dims=(), rows=True):
     """Zero the slices of some heads and dimensions; ``bias`` says whether biases go too."""
-    at = encoder_layers(model)[layer]
+    at = transformer_layers(model)[layer]
     for h in heads:
         part = slice(h * at.head_size, (h + 1) * at.head_size)
         for name in which:
@@ -116,7 +116,7 @@ def test_equal_outputs(family, kind):
     found = logits(tq.compact(model.double()), batch) - logits(model, batch)
     # ViT's eager attention takes its softmax in float32: the weights sum to 1 to that precision
     assert found.abs().max() <= (1e-7 if (family, kind) == ("vit", "eager") else 1e-12)
-    assert type(small.get_submodule(encoder_layers(small)[0].query)) is torch.nn.Linear
+    assert type(small.get_submodule(transformer_layers(small)[0].query)) is torch.nn.Linear
 
 
 @pytest.mark.parametrize("which", ["query", "key"])
@@ -189,7 +189,9 @@ def test_the_headline_model():
     assert round(found.density, 5) == 0.26195
     small = tq.compact(model)
     assert layer_sizes(small) == {"heads": HEADS, "dimensions": DIMENSIONS}
-    matrices = [small.get_submodule(n).weight for x in encoder_layers(small) for n in x.matrices]
+    matrices = [
+        small.get_submodule(n).weight for x in transformer_layers(small) for n in x.matrices
+    ]
     assert sum(weight.numel() for weight in matrices) == 22_248_960
 
 
@@ -207,7 +209,7 @@ def pruned(variant, family="bert", block=(4, 4), spread=3.0):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_plans_of_every_variant(family, variant):
     student, batch = pruned(variant, family), inputs(family)
-    masks, layers = block_masks(student), encoder_layers(student)
+    masks, layers = block_masks(student), transformer_layers(student)
     assert len(masks) == 12 and {mask.kind for mask in masks.values()} == {"attention", "dense"}
     for layer in layers:
         query, output = masks[layer.query], masks[layer.output]
@@ -232,7 +234,7 @@ def test_shared_scores_are_saved_once_and_come_back(tmp_path):
     assert entry["args"]["group"] == "bert.encoder.layer.0.ffn"
     again = BertForSequenceClassification.from_pretrained(tmp_path)
     assert torch.equal(logits(again, batch), logits(student, batch))
-    masks, layer = block_masks(again), encoder_layers(again)[1]
+    masks, layer = block_masks(again), transformer_layers(again)[1]
     assert masks[layer.down].source is masks[layer.up]
     assert not masks[layer.up].source.scores.is_meta
 
@@ -264,7 +266,7 @@ def test_compact_quantize_save_load_in_a_new_process(tmp_path):
     for family in FAMILIES:
         small, batch = tq.compact(pruned("hybrid", family)), inputs(family)
         assert len(set(layer_sizes(small)["dimensions"])) == 2  # sizes differ between layers
-        plan = {name: [tq.LSQ(bits=8)] for x in encoder_layers(small) for name in x.matrices}
+        plan = {name: [tq.LSQ(bits=8)] for x in transformer_layers(small) for name in x.matrices}
         quantized = tq.calibrate(tq.compress(small, plan)).eval()
         for word, model in (("", small), ("int8", quantized), ("packed", tq.pack(quantized))):
             folder = tmp_path / f"{family}{word}"
@@ -311,7 +313,7 @@ def test_refusals():
     model = made()
     with pytest.raises(ValueError, match="rule is 'exact' or 'authors', got 'paper'"):
         tq.compact(model, rule="paper")
-    with pytest.raises(ValueError, match="no encoder layer like those of BERT"):
+    with pytest.raises(ValueError, match="Sequential has no layer that the table of anat"):
         tq.compact(torch.nn.Sequential(torch.nn.Linear(2, 2)))
     for plan in ({"*.query": [tq.LSQ(8)]}, {"*.query": [tq.TT(rank=2)]},
                  {"*.query": [tq.Inputs(tq.PACT(8))]}):  # fmt: skip

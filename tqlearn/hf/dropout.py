@@ -8,7 +8,9 @@ from math import cos, pi
 from torch import nn
 from transformers import TrainerCallback
 
-from ..sparsity.anatomy import encoder_layers
+from ..sparsity.anatomy import transformer_layers
+
+AFTER = "output_dropout", "out_drop", "resid_dropout"
 
 
 @dataclass(frozen=True)
@@ -115,7 +117,7 @@ def dropouts(model: nn.Module, pattern: str = "*") -> list[tuple[nn.Module, str,
 
 
 def set_attention_dropout(model: nn.Module, value: float) -> nn.Module:
-    """Set the dropout of attention's probabilities in every encoder layer, in place.
+    """Set the dropout of attention's probabilities in every layer, in place.
 
     At 0 torch's fast attention runs in training too; on a CPU it has no dropout, so with any other
     value the probabilities are made in full. The config, and so a saved model, keeps its own value.
@@ -126,9 +128,12 @@ def set_attention_dropout(model: nn.Module, value: float) -> nn.Module:
     """
     if not 0 <= value < 1:
         raise ValueError(f"a dropout is at least 0 and below 1, got {value}")
-    for layer in encoder_layers(model):
-        owner = model.get_submodule(layer.query.rpartition(".")[0])
-        found = dropouts(owner)
+    for layer in transformer_layers(model):
+        if not layer.attention:
+            continue
+        owner = model.get_submodule(layer.attention)
+        after = {owner._modules.get(name) for name in AFTER} - {None}  # of the output projection
+        found = [row for row in dropouts(owner) if row[0] not in after]
         if not found:
             raise ValueError(f"no dropout of attention in {layer.name} of {type(model).__name__}")
         for module, name, _ in found:

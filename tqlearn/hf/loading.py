@@ -129,7 +129,7 @@ def other_sizes(model: nn.Module, layout: dict, here: dict, shapes: dict) -> dic
     """
     found = {}
     for name, entry in layout["modules"].items():
-        if here[name] is None or entry.get("class") == RESIZED:
+        if here[name] is None or entry.get("class") == RESIZED or "sizes" in entry:
             continue
         try:
             layer = model.get_submodule(here[name])

@@ -5,9 +5,11 @@ from abc import ABC, abstractmethod
 from torch import nn
 from transformers import TrainerCallback
 
-from ..sparsity.anatomy import encoder_layers
+from ..sparsity.anatomy import transformer_layers
 from ..sparsity.transitions import FadingNorm, FadingReLU
 from ..storage.layout import attach_layout
+
+ACTIVATIONS = "hidden_act", "activation", "activation_function", "hidden_activation"
 
 
 class Transition(TrainerCallback, ABC):
@@ -69,17 +71,24 @@ class Transition(TrainerCallback, ABC):
 class NoNormTransition(Transition):
     """Turn the LayerNorms of an encoder's layers into affine maps without statistics.
 
+    Raises:
+        ValueError: the layers have none.
+
     Source: spec sheet Block Pruning, section 9; the authors take 50,000 steps.
     """
 
     def begin(self) -> list[str]:
         """Replace every LayerNorm inside a layer; those of embeddings and heads stay."""
-        inside = tuple(f"{layer.name}." for layer in encoder_layers(self.model))
+        inside = tuple(f"{layer.name}." for layer in transformer_layers(self.model))
         found = [
             name
             for name, module in self.model.named_modules()
             if isinstance(module, nn.LayerNorm) and name.startswith(inside)
         ]
+        if not found:
+            raise ValueError(
+                f"the layers of {type(self.model).__name__} have no LayerNorm that could fade"
+            )
         for name in found:
             self.model.set_submodule(name, FadingNorm.of(self.model.get_submodule(name)))
         return found
@@ -93,7 +102,7 @@ class ReLUTransition(Transition):
     """Turn the GELUs of an encoder's FFNs into ReLUs; the config says so at the end.
 
     Raises:
-        ValueError: the model's activation is not GELU.
+        ValueError: the model's activation is not GELU, or its config does not name one.
 
     Source: spec sheet Block Pruning, section 9.
     """
@@ -101,10 +110,16 @@ class ReLUTransition(Transition):
     def begin(self) -> list[str]:
         """Replace every activation."""
         config = self.model.config
-        self.key = "hidden_act" if hasattr(config, "hidden_act") else "activation"
+        self.key = next((key for key in ACTIVATIONS if hasattr(config, key)), None)
+        if self.key is None:
+            raise ValueError(
+                f"the config of {type(self.model).__name__} names no activation under "
+                f"{', '.join(ACTIVATIONS)}; the transition could not say there what it has become"
+            )
         if getattr(config, self.key) != "gelu":
             raise ValueError(f"the transition starts from 'gelu', not {getattr(config, self.key)}")
-        names = [layer.activation for layer in encoder_layers(self.model)]
+        layers = transformer_layers(self.model)
+        names = [layer.activation for layer in layers if layer.activation]
         for name in names:
             like = next(self.model.parameters())
             self.model.set_submodule(name, FadingReLU().to(like).train(self.model.training))

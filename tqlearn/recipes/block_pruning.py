@@ -115,7 +115,7 @@ def choose(student, method, densities, seed=0):
     for name, mask in block_masks(student).items():
         weight = student.get_submodule(name).parametrizations.weight.original.detach()
         (a, b), (p, q) = mask.grid, mask.block
-        norms = weight.square().reshape(a, p, b, q).sum((1, 3)).flatten()
+        norms = weight.square().reshape(mask.repeat, a, p, b, q).sum((0, 2, 4)).flatten()
         if method == "random":
             norms = torch.rand(norms.shape, generator=generator)
         scores[mask.source] = scores.get(mask.source, 0) + norms

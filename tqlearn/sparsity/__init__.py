@@ -5,14 +5,18 @@
 - ``wanda``: masks that know the inputs
 - ``movement``: scores against a threshold and its schedule
 - ``blocks``: block masks whose scores learn
-- ``anatomy``: where a Transformer's matrices are
+- ``entries``: what the table of anatomies says of a family
+- ``families``: the table, one entry per family
+- ``anatomy``: the layers of a model, by that table
 - ``transitions``: LayerNorm and GELU on their way to cheaper ones
 - ``edits``: TwoFour, BlockPrune, and plans of it
 """
 
-from .anatomy import EncoderLayer, encoder_layers, encoder_weights, layer_sizes
+from .anatomy import TransformerLayer, encoder_weights, layer_sizes, transformer_layers
 from .blocks import BlockMask, RowMask, block_density, block_masks, score_penalty, tie
 from .edits import BlockPrune, TwoFour, block_plan, input_axis
+from .entries import FFN, Anatomy, Attention
+from .families import ANATOMIES
 from .movement import CubicThreshold, Straight, blocks_kept
 from .nm import NMMask, grouped, magnitude, nm_mask, ungrouped
 from .patterns import Pattern, sparse_model_bytes
@@ -20,10 +24,13 @@ from .transitions import FadingNorm, FadingReLU, NoNorm
 from .wanda import activation_aware, input_norms, remask
 
 __all__ = [
+    "ANATOMIES",
+    "Anatomy",
+    "Attention",
     "BlockMask",
     "BlockPrune",
     "CubicThreshold",
-    "EncoderLayer",
+    "FFN",
     "FadingNorm",
     "FadingReLU",
     "NMMask",
@@ -31,13 +38,13 @@ __all__ = [
     "Pattern",
     "RowMask",
     "Straight",
+    "TransformerLayer",
     "TwoFour",
     "activation_aware",
     "block_density",
     "block_masks",
     "block_plan",
     "blocks_kept",
-    "encoder_layers",
     "encoder_weights",
     "grouped",
     "input_axis",
@@ -49,5 +56,6 @@ __all__ = [
     "score_penalty",
     "sparse_model_bytes",
     "tie",
+    "transformer_layers",
     "ungrouped",
 ]

@@ -1,98 +1,163 @@
-"""Where the matrices of a Transformer encoder are: names per layer, sizes, heads.
-
-Modules are recognised by their names, as they are in transformers 5: BERT (RoBERTa and others are
-built alike), DistilBERT and ViT.
-"""
+"""Where the matrices of a Transformer are: the layers of a model, by the table of anatomies."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from torch import nn
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor, nn
+
+from ..kinds import linear_of
+from .entries import FFN, Anatomy, Attention
+from .families import ANATOMIES
+from .matching import attention_names, ffn_names, model_type, parts_at
 
 ATTENTION = ("query", "key", "value", "output")
-FFN = ("up", "down")
-# within a layer: query, key, value, output; up, down; activation; the module with the head's width
-FAMILIES = {
-    "BERT": (
-        *(f"attention.self.{name}" for name in ("query", "key", "value")),
-        "attention.output.dense", "intermediate.dense", "output.dense",
-        "intermediate.intermediate_act_fn", "attention.self.attention_head_size",
-    ),
-    "DistilBERT": (
-        *(f"attention.{name}_lin" for name in ("q", "k", "v", "out")),
-        "ffn.lin1", "ffn.lin2", "ffn.activation", "attention.attention_head_size",
-    ),
-    "ViT": (
-        *(f"attention.{name}_proj" for name in "qkvo"),
-        "mlp.fc1", "mlp.fc2", "mlp.activation_fn", "attention.head_dim",
-    ),
-}  # fmt: skip
+ROWS = ATTENTION[:3]
 
 
 @dataclass(frozen=True)
-class EncoderLayer:
-    """One layer of an encoder: full names of its six matrices and its activation.
+class TransformerLayer:
+    """An attention with or without the FFN behind it, or a FFN alone: full names, "" for none.
 
-    ``query``, ``key``, ``value`` are (heads * head_size, width) and ``output`` (width, heads *
-    head_size); ``up`` is (dimensions, width) and ``down`` (width, dimensions).
+    ``query``, ``key``, ``value`` are (heads * head_size, width), the latter two with ``group``
+    times fewer heads where heads share them, and ``output`` is (width, heads * head_size). ``up``
+    and ``gate`` are (dimensions, width) and ``down`` is (width, dimensions). One layer may stand
+    under several names. ``entry`` describes the attention. Layers with the same ``stack`` keep the
+    same heads, and ``table`` is an embedding with a column for each. ``stays`` says why a part
+    stays.
     """
 
     name: str
-    query: str
-    key: str
-    value: str
-    output: str
-    up: str
-    down: str
-    activation: str
-    head_size: int
+    family: str
+    query: str = ""
+    key: str = ""
+    value: str = ""
+    output: str = ""
+    gate: str = ""
+    up: str = ""
+    down: str = ""
+    activation: str = ""
+    head_size: int = 0
+    group: int = 1
+    entry: Attention | None = None
+    stack: str = ""
+    table: str = ""
+    stays: str = ""
+
+    @property
+    def attention(self) -> str:
+        """The attention module, where there is one."""
+        return self.query.rpartition(".")[0]
 
     @property
     def matrices(self) -> tuple[str, ...]:
-        """Names of the six matrices: query, key, value, output, up, down."""
-        return (self.query, self.key, self.value, self.output, self.up, self.down)
+        """Names of the matrices, each once: query, key, value, output, gate, up, down."""
+        names = *(getattr(self, part) for part in ATTENTION), self.gate, self.up, self.down
+        return tuple(dict.fromkeys(name for name in names if name))
+
+    def rows(self, part: str, heads: int) -> Int[Tensor, "heads size"]:
+        """Return the rows of a projection that belong to each head, or the columns of "output"."""
+        fused, size = self.entry.fused, self.head_size
+        if part == "output" or not fused:
+            return torch.arange(heads * size).view(heads, size)
+        which, every = ROWS.index(part), torch.arange(3 * heads * size)
+        if fused == "3 h d":
+            return every.view(3, heads, size)[which]
+        return every.view(heads, 3, size)[:, which]
+
+    def gates(self, dimensions: int) -> tuple[Bool[Tensor, "rows"], Bool[Tensor, "rows"]]:
+        """Return which rows of ``gate`` are its own, and which rows of ``up``."""
+        whole = torch.ones(dimensions, dtype=torch.bool)
+        if self.gate != self.up:
+            return whole, whole
+        both = torch.cat([whole, ~whole])
+        return both, ~both
 
 
-def encoder_layers(model: nn.Module) -> list[EncoderLayer]:
-    """Return the encoder layers of a model, in order.
+def transformer_layers(model: nn.Module) -> list[TransformerLayer]:
+    """Return the layers of encoders and decoders, in order; a second attention is a layer itself.
 
     Raises:
-        ValueError: it has none that we know.
+        ValueError: there are none that we know, or they have what their anatomy does not tell.
     """
     modules = dict(model.named_modules())
     found = [layer for name in modules for layer in _layers_at(name, modules)]
-    if not found:
+    if found:
+        return found
+    kinds = {kind for name in modules if (kind := model_type(name, modules))}
+    alike = sorted(
+        {known for name in modules for known, a in ANATOMIES.items() if parts_at(a, name, modules)}
+    )
+    told = f" of type {', '.join(sorted(kinds))}" if kinds else ""
+    if alike:
         raise ValueError(
-            f"{type(model).__name__} has no encoder layer like those of {', '.join(FAMILIES)}; "
-            "compaction and block plans know these by the names of their modules"
+            f"{type(model).__name__}{told} has layers with the names of {' and '.join(alike)}, but "
+            "nobody has tried whether they compute alike; add an entry to "
+            "tqlearn.sparsity.ANATOMIES with its type in families, and compare the outputs"
         )
-    return found
+    raise ValueError(
+        f"{type(model).__name__}{told} has no layer that the table of anatomies describes "
+        f"({', '.join(ANATOMIES)}); compaction and block plans need an entry for it in "
+        "tqlearn.sparsity.ANATOMIES"
+    )
 
 
-def _layers_at(name: str, modules: dict[str, nn.Module]) -> list[EncoderLayer]:
-    front = f"{name}." if name else ""
-    for paths in FAMILIES.values():
-        names = [front + path for path in paths[:-1]]
-        owner, _, attribute = (front + paths[-1]).rpartition(".")
-        if all(full in modules for full in names) and hasattr(modules.get(owner), attribute):
-            return [EncoderLayer(name, *names, int(getattr(modules[owner], attribute)))]
+def _layers_at(name: str, modules: dict[str, nn.Module]) -> list[TransformerLayer]:
+    """Return what the last fitting entry makes of a module: nothing, or its attentions and FFN."""
+    kind = model_type(name, modules)
+    for family in reversed(ANATOMIES):
+        anatomy = ANATOMIES[family]
+        partly = isinstance(anatomy.attention, str) or isinstance(anatomy.ffn, str)
+        if kind not in anatomy.families and (kind or (partly and anatomy.families)):
+            continue  # without a config, a reason why a part stays may not hold
+        if parts := parts_at(anatomy, name, modules):
+            return _described(name, family, anatomy, parts, modules)
     return []
 
 
+def _described(
+    name: str,
+    family: str,
+    anatomy: Anatomy,
+    parts: list[Attention | FFN],
+    modules: dict[str, nn.Module],
+) -> list[TransformerLayer]:
+    attentions = [part for part in parts if isinstance(part, Attention)]
+    told = {"heads stay": anatomy.attention, "FFN stays": anatomy.ffn}
+    stays = "; ".join(f"{what}: {why}" for what, why in told.items() if isinstance(why, str))
+    first = {"stays": stays} | ffn_names(parts, name, modules)
+    layers = []
+    for attention in attentions or [None]:
+        here, found = name, {}
+        if attention is not None:
+            found = attention_names(attention, name, modules)
+        if layers:
+            here = found["query"].rpartition(".")[0]
+        layers.append(TransformerLayer(here, family, **found, **first))
+        first = {}
+    return layers
+
+
 def layer_sizes(model: nn.Module) -> dict[str, list[int]]:
-    """Return {"heads": [...], "dimensions": [...]}, one number per layer, as the layers stand."""
-    layers = encoder_layers(model)
-    rows = [(model.get_submodule(x.query), model.get_submodule(x.up), x) for x in layers]
+    """Return {"heads": [...], "dimensions": [...]} as the layers stand.
+
+    One number for every attention and one for every FFN, in order; queries count as heads.
+    """
+    layers = transformer_layers(model)
+    sizes = [
+        (x, *(model.get_submodule(n) if n else None for n in (x.output, x.down))) for x in layers
+    ]
     return {
-        "heads": [query.out_features // x.head_size for query, _, x in rows],
-        "dimensions": [up.out_features for _, up, _ in rows],
+        "heads": [linear_of(o).in_features // x.head_size for x, o, _ in sizes if o is not None],
+        "dimensions": [linear_of(down).in_features for _, _, down in sizes if down is not None],
     }
 
 
 def encoder_weights(
     heads: Sequence[int], dimensions: Sequence[int], width: int, head_size: int = 64
 ) -> int:
-    """Count the weights of the encoder's matrices, biases left out.
+    """Count the weights of an encoder's matrices, biases left out.
 
     Source: spec sheet Block Pruning, section 10; the example is its headline model, whose density
     is 22,248,960 / 84,934,656.

@@ -29,6 +29,8 @@ class BlockMask(Fine):
         kind: what the penalty weighs together, such as "attention" and "dense".
         threshold: of sigmoid(score), at the end of training and whenever the model is not training.
         minimum: see ``blocks_kept``.
+        repeat: the rows are so many matrices on top of each other, such as gate and up of a FFN,
+            and a block is one in each of them.
 
     Scores start at 0. Backward, a score gets the sum of gradient times weight over its block, kept
     or not, so a block can come back; a weight gets its gradient where it is kept. ``present`` is
@@ -50,18 +52,20 @@ class BlockMask(Fine):
         kind: str = "dense",
         threshold: float | int = FINAL,
         minimum: float | int = 0.0,
+        repeat: int = 1,
     ) -> None:
         super().__init__()
-        if len(shape) != 2 or len(block) != 2 or any(
-            b < 1 or n % b for n, b in zip(shape, block, strict=True)
+        if len(shape) != 2 or len(block) != 2 or repeat < 1 or any(
+            b < 1 or n % b for n, b in zip(shape, (block[0] * repeat, block[1]), strict=True)
         ):  # fmt: skip
+            times = f"{repeat} times " if repeat > 1 else ""
             raise ValueError(
-                f"blocks of {'x'.join(map(str, block))} must divide a matrix of "
+                f"{times}blocks of {'x'.join(map(str, block))} must divide a matrix of "
                 f"{'x'.join(map(str, shape))}; choose divisors of both sides"
             )
         if not (0 < threshold < 1 and 0 <= minimum <= 1):
             raise ValueError(f"threshold and minimum are shares, got {threshold} and {minimum}")
-        self.shape, self.block = tuple(shape), tuple(block)
+        self.shape, self.block, self.repeat = tuple(shape), tuple(block), repeat
         self.group, self.kind = group, kind
         self.threshold, self.minimum, self.present = threshold, minimum, threshold
         self.scores = nn.Parameter(torch.zeros(self.grid, dtype=torch.float32))
@@ -70,7 +74,8 @@ class BlockMask(Fine):
     @property
     def grid(self) -> tuple[int, int]:
         """Blocks along rows and columns."""
-        return self.shape[0] // self.block[0], self.shape[1] // self.block[1]
+        rows = self.shape[0] // self.repeat
+        return rows // self.block[0], self.shape[1] // self.block[1]
 
     @property
     def source(self) -> "BlockMask":
@@ -106,8 +111,8 @@ class BlockMask(Fine):
 
     def spread(self, blocks: Tensor) -> Tensor:
         """Return the matrix that repeats every block's number over its block."""
-        (a, b), (p, q) = self.grid, self.block
-        return blocks[:, None, :, None].expand(a, p, b, q).reshape(self.shape)
+        (a, b), (p, q), times = self.grid, self.block, self.repeat
+        return blocks[None, :, None, :, None].expand(times, a, p, b, q).reshape(self.shape)
 
     def mask_for(self, weight: Float[Tensor, "out in"]) -> Bool[Tensor, "out in"]:
         """Return where the weight stays (True)."""
@@ -125,7 +130,7 @@ class BlockMask(Fine):
 
     def config(self) -> dict:
         """Return the arguments that rebuild this mask, defaults left out."""
-        default = {"group": None, "kind": "dense", "threshold": FINAL, "minimum": 0.0}
+        default = dict(group=None, kind="dense", threshold=FINAL, minimum=0.0, repeat=1)
         changed = {k: getattr(self, k) for k, v in default.items() if getattr(self, k) != v}
         return {"shape": list(self.shape), "block": list(self.block)} | changed
 
@@ -155,7 +160,8 @@ class RowMask(nn.Module):
     def mask_for(self, bias: Float[Tensor, " out"]) -> Bool[Tensor, " out"]:
         """Return which entries stay (True)."""
         (mask,) = self._source
-        return mask.kept().any(1).repeat_interleave(mask.block[0])
+        rows = mask.kept().any(1).repeat_interleave(mask.block[0])
+        return rows.repeat(mask.repeat)
 
     def forward(self, bias: Float[Tensor, " out"]) -> Float[Tensor, " out"]:
         return bias * self.mask_for(bias).to(bias.dtype)
@@ -231,7 +237,7 @@ def block_density(model: nn.Module) -> dict[str, float]:
     """Return the share of weights that the block masks keep, per kind and "all" together."""
     kept: dict[str, list[int]] = {}
     for mask in block_masks(model).values():
-        numbers = int(mask.kept().sum()) * mask.block[0] * mask.block[1]
+        numbers = int(mask.kept().sum()) * mask.repeat * mask.block[0] * mask.block[1]
         for kind in (mask.kind, "all"):
             so_far = kept.setdefault(kind, [0, 0])
             so_far[0] += numbers

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from ..kinds import input_axis
+from ..kinds import input_axis, linear_of
 from ..stages import Cores, attach, is_mask, is_quantizer, weights_of
-from .anatomy import ATTENTION, FFN, encoder_layers
+from .anatomy import ATTENTION, TransformerLayer, transformer_layers
 from .blocks import BlockMask, RowMask
 from .movement import FINAL
 from .nm import UPDATES, NMMask
@@ -110,9 +110,10 @@ class BlockPrune:
         kind: what the penalty weighs together: "attention", "dense" or a name of one's own.
         bias: mask the bias of an output feature that has no block left; without it compaction
             changes the outputs unless it folds the bias.
-        threshold, minimum: as in ``blocks.BlockMask``.
+        threshold, minimum, repeat: as in ``blocks.BlockMask``.
 
-    ``block_plan`` makes the paper's three variants for a whole encoder.
+    GPT-2's ``Conv1D`` becomes a linear layer. ``block_plan`` makes the paper's three variants for a
+    whole model.
 
     Source: spec sheet Block Pruning, sections 2 and 3.
 
@@ -127,6 +128,7 @@ class BlockPrune:
     bias: bool = True
     threshold: float | int = FINAL
     minimum: float | int = 0.0
+    repeat: int = 1
 
     def __post_init__(self) -> None:
         if len(self.block) != 2 or any(b is not None and b < 1 for b in self.block):
@@ -142,6 +144,7 @@ class BlockPrune:
             TypeError: another layer than a linear one.
             ValueError: the blocks do not divide the weight, or it is masked or quantized already.
         """
+        module = as_linear(module)
         if not isinstance(module, nn.Linear):
             raise TypeError(
                 f"BlockPrune takes linear layers, got {type(module).__name__}; leave it out of "
@@ -156,12 +159,20 @@ class BlockPrune:
             )
         shape = module.weight.shape
         block = [n if b is None else b for n, b in zip(shape, self.block, strict=True)]
-        settings = self.group, self.kind, self.threshold, self.minimum
+        settings = self.group, self.kind, self.threshold, self.minimum, self.repeat
         mask = BlockMask(list(shape), block, *settings)
         attach(module, "weight", mask)
         if self.bias and module.bias is not None:
             attach(module, "bias", RowMask().follow(mask))
         return module
+
+
+def as_linear(module: nn.Module) -> nn.Module:
+    """Return GPT-2's Conv1D as a linear layer that the layout carries; any other layer itself."""
+    linear = linear_of(module)
+    if linear is not module:
+        linear.tqlearn_resized = True
+    return linear
 
 
 def block_plan(
@@ -171,43 +182,58 @@ def block_plan(
     minimum: float | int = 0.0,
     bias: bool = True,
 ) -> dict[str, list[BlockPrune]]:
-    """Return the plan of a variant for every encoder layer of a model.
+    """Return the plan of a variant for every layer of a model.
 
     Args:
-        variant: "block": blocks in all six matrices; "struct": whole heads and FFN dimensions;
+        variant: "block": blocks in all matrices; "struct": whole heads and FFN dimensions;
             "hybrid": blocks in attention, FFN dimensions.
         block: of query, key and value, and of the FFN in "block"; the output projection takes it
             transposed. Its rows must divide a head.
         minimum, bias: as in ``BlockPrune``.
 
-    A FFN dimension is a row of the first matrix and a column of the second, with one score: the
-    two edits of a layer have the same group.
+    A FFN dimension is a row of the first matrix (and of the gate) and a column of the last, with
+    one score: the edits of a layer have the same group. Heads that share key and value are one
+    block of query and output in "struct". Where all layers of a stack must keep the same heads (T5,
+    MPNet), their scores in "struct" are shared, too.
 
     Raises:
-        ValueError: an unknown variant, a block that straddles heads, or no encoder we know.
+        ValueError: an unknown variant, a block that straddles heads, or no layer that we know.
 
     Source: spec sheet Block Pruning, section 2.
     """
     if variant not in VARIANTS:
         raise ValueError(f"variants are {VARIANTS}, got {variant!r}")
-    plan = {}
-    for layer in encoder_layers(model):
-        rows, columns = block
-        if variant == "struct":
-            rows, columns = layer.head_size, None
-        elif layer.head_size % rows:
-            raise ValueError(
-                f"blocks must divide a head, or one would straddle two: {rows} rows, but heads of "
-                f"{layer.name} have {layer.head_size}; choose a divisor"
-            )
+    plan: dict[str, list[BlockPrune]] = {}
+    for layer in transformer_layers(model):
         shared = {"minimum": minimum, "bias": bias}
-        for name in ATTENTION:
-            shape = (columns, rows) if name == "output" else (rows, columns)
-            plan[getattr(layer, name)] = [BlockPrune(shape, kind="attention", **shared)]
-        for name in FFN:
-            edit = BlockPrune((rows, columns), **shared)
+        for part in ATTENTION if layer.entry else ():
+            rows, columns = _attention_block(layer, part, variant, block)
+            shape = (columns, rows) if part == "output" else (rows, columns)
+            tied = variant == "struct" and layer.stack
+            group = f"{layer.stack}.{part}" if tied else None
+            edit = BlockPrune(shape, group, kind="attention", **shared)
+            plan[getattr(layer, part)] = [edit]
+        for name in dict.fromkeys(n for n in (layer.gate, layer.up, layer.down) if n):
+            edit = BlockPrune(tuple(block), **shared)
             if variant != "block":
-                shape = (1, None) if name == "up" else (None, 1)
-                edit = BlockPrune(shape, group=f"{layer.name}.ffn", **shared)
-            plan[getattr(layer, name)] = [edit]
+                shape = (None, 1) if name == layer.down else (1, None)
+                twice = 2 if name == layer.up == layer.gate else 1
+                edit = BlockPrune(shape, f"{layer.name}.ffn", repeat=twice, **shared)
+            plan[name] = [edit]
     return plan
+
+
+def _attention_block(
+    layer: TransformerLayer, part: str, variant: str, block: Sequence[int]
+) -> tuple[int, int | None]:
+    """Return the block of query, key or value; of the output projection before it is turned."""
+    rows, columns = block
+    if variant == "struct":
+        many = layer.group if part in ("query", "output") else 1
+        return many * layer.head_size, None
+    if layer.head_size % rows:
+        raise ValueError(
+            f"blocks must divide a head, or one would straddle two: {rows} rows, but heads of "
+            f"{layer.name} have {layer.head_size}; choose a divisor"
+        )
+    return rows, columns

@@ -16,7 +16,7 @@ from torch.nn.utils import parametrize
 
 from ..kinds import freeze_like
 from ..quantizers.inputs import PLACES, place
-from ..registry import RESIZED, build, registered_name, size_of, spec_of
+from ..registry import RESIZED, build, registered_name, resize, size_of, spec_of
 from ..sparsity.blocks import tie
 from ..stages import Cores, is_frozen, put
 from .pack import place_packed
@@ -48,6 +48,8 @@ def describe(model: nn.Module) -> dict:
         entry = spec_of(module) if registered_name(module) else {}
         if size := size_of(module):
             entry = {"class": RESIZED, "args": size}
+        if sizes := getattr(module, "tqlearn_sizes", None):
+            entry["sizes"] = dict(sizes)
         if not entry and isinstance(module, Cores):
             raise ValueError(
                 f"{name} is a {type(module).__name__}, which no saved model could rebuild; "
@@ -109,6 +111,8 @@ def rebuild(model: nn.Module, layout: dict) -> nn.Module:
                 new = freeze_like(old, new) if isinstance(new, Cores) else new
                 place_module(model, name, new)
             old = new
+        if "sizes" in entry:
+            resize(old, entry["sizes"])
         for key, stages in entry.get("parametrizations", {}).items():
             if key in getattr(old, "parametrizations", {}):
                 raise ValueError(

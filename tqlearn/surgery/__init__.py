@@ -2,13 +2,15 @@
 
 - ``plan``: which layers a plan names; preview
 - ``verbs``: compress, pack, unpack, bake
+- ``cuts``: what goes of a layer, and the slicing
 - ``compaction``: survey, compact: what masks emptied goes
 - ``compensation``: compensate: GPTQ and SparseGPT, layer by layer, without training
 - ``refill``: fill: zeros become numbers that can learn again
 """
 
-from .compaction import Cut, Survey, compact, survey
+from .compaction import Survey, compact, survey
 from .compensation import compensate, sweep
+from .cuts import Cut
 from .plan import Preview, match, preview
 from .refill import fill
 from .verbs import bake, compress, pack, unpack

@@ -7,7 +7,7 @@ import plotly.graph_objects as go
 import torch
 from torch import Tensor, nn
 
-from ...sparsity.anatomy import encoder_layers, encoder_weights
+from ...sparsity.anatomy import encoder_weights, transformer_layers
 from ...sparsity.blocks import block_masks
 from .. import plots
 from .base import Explorer, choice, sweep
@@ -25,7 +25,7 @@ def snapshot(model: nn.Module, threshold: float | int) -> dict:
     of its query.
     """
     masks, layers = block_masks(model), []
-    for layer in encoder_layers(model):
+    for layer in transformer_layers(model):
         found = {
             name: (mask := masks[getattr(layer, name)])
             .source.scores.detach()
