@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from .computed import Computed, Product
+from .computed import Computed, Product, count_reads
 from .kinds import require_editable
 from .precision import widened
 
@@ -124,6 +124,7 @@ def put(module: nn.Module, name: str, stage: nn.Module) -> None:
     if not isinstance(plain, _Guarded):
 
         def values(self: nn.Module) -> Tensor:
+            count_reads(self.parametrizations[name])
             if parametrize._cache_enabled:  # within ``cached`` every look gives the same tensor
                 return plain.fget(self)
             chain, home = self.parametrizations[name], partial(write, self, name)

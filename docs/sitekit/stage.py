@@ -122,6 +122,8 @@ class Stage:
             text = self.links.rewrite(self.by_hand(f"{name}.md"), main)
             text = text.replace("<!-- recipes -->", table) + rest
             self.write("results/index.md" if name == "results" else "methods.md", text)
+        text = self.links.rewrite(self.by_hand("architectures.md"), main)
+        self.write("architectures.md", tables.architectures(self.root, text))
 
     def all(self) -> None:
         """Write everything.
@@ -134,7 +136,7 @@ class Stage:
         if self.whole:
             self.reference()
             self.results()
-            pages += ["methods", "results/index", "api/index"]
+            pages += ["methods", "architectures", "results/index", "api/index"]
         pages += [TITLES[name] for name in self.sheets.values()]
         self.write("index.md", self.by_hand("index.md") + tree(pages))
         for name, file in self.links.carried.items():

@@ -6,7 +6,8 @@ A plan is a dict: shell wildcard on module names -> list of edits. The first pat
 
 import copy
 import difflib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 
@@ -97,11 +98,25 @@ def left_out(model: nn.Module, plan: Plan) -> dict[str, int]:
             continue
         if ".parametrizations." in f".{name}.":  # a found layer keeps these behind its stages
             continue
-        for key in weight_names(module):
+        chains = getattr(module, "parametrizations", {})
+        own = [*module._parameters, *(key for key, chain in chains.items() if chain.is_tensor)]
+        for key in own:
             tensor = getattr(module, key)
-            if sum(n > 1 for n in tensor.shape) > 1:
+            if tensor is not None and sum(n > 1 for n in tensor.shape) > 1:
                 found[f"{name}.{key}".lstrip(".")] = tensor.numel() * tensor.element_size()
     return found
+
+
+@contextmanager
+def naming(name: str) -> Iterator[None]:
+    """Let an edit that refuses a layer say which one, as long as it does not say so itself."""
+    try:
+        yield
+    except (TypeError, ValueError) as error:
+        words = str(error)
+        if type(error) not in (TypeError, ValueError) or words.startswith(name):
+            raise
+        raise type(error)(f"{name}: {words}") from error
 
 
 def copied(model: nn.Module) -> nn.Module:
@@ -170,7 +185,8 @@ def preview(model: nn.Module, plan: Plan) -> Preview:
         new = copy.deepcopy(old)
         new = new if by_error else new.to("meta")  # an error is a matter of the values
         for edit in edits:
-            new = getattr(edit, "skeleton", edit)(new)
+            with naming(name):
+                new = getattr(edit, "skeleton", edit)(new)
         rows.append(
             {
                 "name": name,
