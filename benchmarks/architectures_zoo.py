@@ -206,11 +206,11 @@ def build(name: str) -> tuple[torch.nn.Module, dict]:
     """
     torch.manual_seed(0)
     model = getattr(transformers, name)(config_of(name)).eval()
-    if model.config.is_encoder_decoder:
+    if model.config.is_encoder_decoder and model.can_generate():
         model.generation_config.decoder_start_token_id = 1
     with torch.no_grad():
         for parameter in model.parameters():
-            if parameter.dim() > 1:
+            if parameter.dim() > 1 and parameter.requires_grad:  # tables of sines are not saved
                 parameter.mul_(3)
             elif not bool(parameter.any()):
                 parameter.normal_(std=0.1)

@@ -51,6 +51,7 @@ class Net(nn.Module):
 X = torch.randn(5, 8, generator=torch.Generator().manual_seed(1))
 
 
+@pytest.mark.filterwarnings("ignore:1 matrices .* 'layer.up_bias'")
 @pytest.mark.parametrize("layer", [lambda: Conv1D(12, 8), Experts, lambda: Experts(True)])
 def test_masks_and_quantizers_on_other_modules(layer):
     torch.manual_seed(3)
@@ -120,6 +121,25 @@ def test_what_stays_is_listed_and_said_once():
     named = tq.calibrate(tq.compress(model, {"0": [tq.LSQ(4)], "*": [tq.LSQ(4)]}))
     assert torch.equal(tq.pack(named)(X), named(X)) and len(named[0].table.unique()) <= 16
     tq.compress(model, {"*linear": [tq.LSQ(4)]})  # not under the pattern: nothing to say
+
+
+def test_matrices_beside_the_weights_of_a_layer_are_listed():
+    """Such as the biases of fused experts, one row each."""
+    model = Net(Experts())
+    assert [*tq.preview(model, {"*": [tq.LSQ(4)]}).left] == ["layer.up_bias"]
+    with pytest.warns(UserWarning, match="1 matrices .*'layer.up_bias'"):
+        tq.compress(model, {"*": [tq.LSQ(4)]})
+    assert not tq.preview(model, {"*": [tq.TwoFour(only=("up",))]}).left  # as it was asked for
+    assert not tq.preview(model, {"*": [lambda layer: layer]}).left
+
+
+def test_a_refusal_says_which_layer():
+    model = nn.Sequential(nn.Linear(8, 8), nn.Sequential(nn.Linear(8, 6)))
+    for verb in (tq.preview, tq.compress):
+        with pytest.raises(ValueError, match="^1.0: TwoFour.* needs a width divisible by 16"):
+            verb(model, {"0": [], "*": [tq.TwoFour("4:16")]})
+        with pytest.raises(TypeError, match="^0: TTM takes an nn.Embedding"):
+            verb(model, {"*": [tq.TTM(rank=2, order=2)]})
 
 
 HOOKED = {
@@ -206,6 +226,21 @@ def test_padding_teaches_a_factored_table_nothing(edit):
     both = torch.autograd.grad(table(torch.tensor([2, 5])).sum(), table.cores)
     alone = torch.autograd.grad(table(torch.tensor([5])).sum(), table.cores)
     assert all(torch.equal(a, b) and a.any() for a, b in zip(both, alone, strict=True))
+
+
+@pytest.mark.parametrize("edit", [tq.TTM(rank=4, order=2), tq.Kronecker(1)])
+def test_a_model_may_write_into_what_a_factored_table_gives(edit):
+    """As BLIP's text decoder does, in training too."""
+    table = edit(nn.Embedding(9, 8, padding_idx=2))
+    ids = torch.tensor([2, 5])
+    rows = table(ids)
+    with torch.no_grad():
+        want = table.product()[ids] * 2
+    rows *= 2
+    assert_close(rows, want)
+    rows[0] += 1
+    rows.sum().backward()
+    assert all(core.grad.any() for core in table.cores)
 
 
 @pytest.mark.parametrize("edit", [tq.TT(rank=4), tq.LowRank(rank=2), tq.LSQ(4)])

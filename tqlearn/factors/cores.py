@@ -36,24 +36,13 @@ def with_cores(layer: Cores, cores: Sequence[Tensor], linear: nn.Linear) -> Core
     return layer.to(linear.weight.dtype)
 
 
-class _NoGradient(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, rows: Tensor, ids: Tensor, padding_idx: int) -> Tensor:
-        ctx.save_for_backward(ids)
-        ctx.padding_idx = padding_idx
-        return rows.view_as(rows)
-
-    @staticmethod
-    def backward(ctx, grad: Tensor):
-        (ids,) = ctx.saved_tensors
-        return grad.masked_fill((ids == ctx.padding_idx)[..., None], 0), None, None
-
-
 def looked_up(
     rows: Float[Tensor, "... width"], ids: Int[Tensor, "..."], padding_idx: int | None
 ) -> Float[Tensor, "... width"]:
     """Return rows of a table; those of the padding index teach it nothing, as in nn.Embedding."""
-    return rows if padding_idx is None else _NoGradient.apply(rows, ids, padding_idx)
+    if padding_idx is None:
+        return rows
+    return torch.where((ids == padding_idx)[..., None], rows.detach(), rows)  # models write into it
 
 
 def dense_table(layer: Cores) -> nn.Embedding:

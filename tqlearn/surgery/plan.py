@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 
-from torch import nn
+from torch import Tensor, nn
 
 from ..kinds import is_known, require_no_hook
 from ..quantizers.named_points import Spot
@@ -86,12 +86,23 @@ def _owned(model: nn.Module, chosen: dict[str, Sequence], layers: Mapping) -> di
     return {name: chosen[name] for name in layers if name in chosen}
 
 
-def left_out(model: nn.Module, plan: Plan) -> dict[str, int]:
-    """Return the bytes of every matrix under a plan's patterns that ``match`` does not find.
+def left_out(model: nn.Module, plan: Plan, made: Mapping[str, nn.Module]) -> dict[str, int]:
+    """Return the bytes of every matrix under a plan's patterns that no edit reaches.
 
-    These stand in modules of other kinds; their full names, without a wildcard, find them.
+    Most stand in modules of other kinds, which their full names find, without a wildcard. Others
+    stand beside the weights of a layer, such as the biases of fused experts.
+
+    Args:
+        made: what became of the layers that ``match`` finds.
     """
     found, chosen = {}, match(model, plan)
+    for name, new in made.items():
+        if any(getattr(edit, "only", None) for edit in chosen[name]):
+            continue  # as it was asked for
+        own = {k: p for k, p in model.get_submodule(name)._parameters.items() if _is_matrix(p)}
+        rest = {k: p for k, p in own.items() if new._parameters.get(k) is not None}
+        if len(rest) < len(own):  # an edit of all of them is the edit's own affair
+            found |= {f"{name}.{k}": p.numel() * p.element_size() for k, p in rest.items()}
     for name, module in model.named_modules():
         edits = next((edits for pattern, edits in plan.items() if fnmatchcase(name, pattern)), ())
         if name in chosen or not edits or isinstance(module, LAYERS) or is_known(module):
@@ -102,9 +113,13 @@ def left_out(model: nn.Module, plan: Plan) -> dict[str, int]:
         own = [*module._parameters, *(key for key, chain in chains.items() if chain.is_tensor)]
         for key in own:
             tensor = getattr(module, key)
-            if tensor is not None and sum(n > 1 for n in tensor.shape) > 1:
+            if _is_matrix(tensor):
                 found[f"{name}.{key}".lstrip(".")] = tensor.numel() * tensor.element_size()
     return found
+
+
+def _is_matrix(tensor: Tensor | None) -> bool:
+    return tensor is not None and sum(n > 1 for n in tensor.shape) > 1
 
 
 @contextmanager
@@ -178,7 +193,7 @@ def preview(model: nn.Module, plan: Plan) -> Preview:
     0             590,592      590,592  Linear
     together      590,592      590,592
     """
-    rows = []
+    rows, made = [], {}
     for name, edits in match(model, plan).items():
         old = model.get_submodule(name)
         by_error = any(getattr(edit, "error", None) is not None for edit in edits)
@@ -187,6 +202,7 @@ def preview(model: nn.Module, plan: Plan) -> Preview:
         for edit in edits:
             with naming(name):
                 new = getattr(edit, "skeleton", edit)(new)
+        made[name] = new
         rows.append(
             {
                 "name": name,
@@ -196,7 +212,7 @@ def preview(model: nn.Module, plan: Plan) -> Preview:
                 "edits": [repr(edit) for edit in edits],
             }
         )
-    return Preview(rows, left_out(model, plan))
+    return Preview(rows, left_out(model, plan, made))
 
 
 def _count(module: nn.Module) -> int:

@@ -58,7 +58,7 @@ def compress(model: nn.Module, plan: Plan, *, inplace: bool = False) -> nn.Modul
                 )
             new.train(training)
         made[name] = new
-    _say_left(left_out(model, plan), model)
+    _say_left(left_out(model, plan, made), model)
     student = model if inplace else copied(model)
     before = {name: student.get_submodule(name) for name in made}
     try:
