@@ -92,12 +92,15 @@ class Wrong(Exception):
 
 
 def shared(model):
-    """Return the module names of every weight that several modules hold, the owner first."""
+    """Return the module names of every weight that several modules hold, tables first."""
     found = {}
     for name, module in model.named_modules():
         if module._parameters.get("weight") is not None:
             found.setdefault(id(module.weight), []).append(name)
-    return [names for names in found.values() if len(names) > 1]
+    several = [names for names in found.values() if len(names) > 1]
+    for names in several:
+        names.sort(key=lambda name: not isinstance(model.get_submodule(name), nn.Embedding))
+    return several
 
 
 def is_refusal(error):

@@ -71,12 +71,18 @@ def _nearest(pattern: str, names: list[str]) -> list[str]:
 
 
 def _owned(model: nn.Module, chosen: dict[str, Sequence], layers: Mapping) -> dict[str, Sequence]:
-    """Give the edits of a weight that several layers share to the first of them, which owns it."""
+    """Give the edits of a weight that several layers share to the one that owns it.
+
+    That is a table of words, wherever it stands: what replaces it serves the output layer too.
+    """
     for places in ties(model):
         names = [name for name, key in places if key == "weight"]
         asked = [chosen.pop(name) for name in names if name in chosen]
         if not asked:
             continue
+        modules = {name: model.get_submodule(name) for name in names}
+        if not any(hasattr(module, "_follows") for module in modules.values()):  # still plain
+            names.sort(key=lambda name: not isinstance(modules[name], nn.Embedding))
         if names[0] not in layers or any(edits != asked[0] for edits in asked):
             raise ValueError(
                 f"{' and '.join(names)} share one weight, which the plan gives different edits; "
