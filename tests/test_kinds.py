@@ -194,17 +194,49 @@ class Offset(nn.Embedding):
         return super().forward((ids + 2).clamp_max(self.num_embeddings - 1))
 
 
+class Gained(nn.Embedding):
+    def __init__(self, *args):
+        super().__init__(*args)
+        self.gain = nn.Parameter(torch.ones(8))
+
+    def forward(self, ids):
+        return super().forward(ids) * self.gain
+
+
 @pytest.mark.parametrize("verb", [tq.compress, tq.preview])
 def test_subclasses_are_tried(verb):
     verb(nn.Sequential(Same(8, 8)), {"0": [tq.TT(rank=4)]})
-    verb(nn.Sequential(Loud(9, 8, scale=1.0)), {"0": [tq.TTM(rank=4, order=2)]})
-    for table in (Loud(9, 8, scale=2.0), Offset(9, 8)):
-        with pytest.raises(TypeError, match="has a forward of its own, which gives something else"):
-            verb(nn.Sequential(table), {"0": [tq.TTM(rank=4, order=2)]})
-    replaced = nn.Linear(8, 8)
-    replaced.forward = lambda x: x
-    with pytest.raises(TypeError, match="has a forward of its own"):
-        verb(nn.Sequential(replaced), {"0": [tq.TT(rank=4)]})
+    with pytest.raises(TypeError, match="has a forward of its own, which gives something else"):
+        verb(nn.Sequential(Gained(9, 8)), {"0": [tq.TTM(rank=4, order=2)]})
+    for layer, edit in ((nn.Linear(8, 8), tq.TT(rank=4)), (nn.Embedding(9, 8), tq.Kronecker(1))):
+        layer.forward = lambda x: x
+        with pytest.raises(TypeError, match="has a forward of its own"):
+            verb(nn.Sequential(layer), {"0": [edit]})
+
+
+@pytest.mark.parametrize("edits", [[tq.TTM(rank=99, order=2)], [tq.Kronecker(9), tq.LSQ(8)]])
+@pytest.mark.parametrize("table", [lambda: Loud(9, 8, scale=2.0), lambda: Offset(9, 8)])
+@pytest.mark.filterwarnings("ignore:.*rank")
+def test_a_factored_table_keeps_the_forward_of_a_subclass(table, edits, tmp_path):
+    ids = torch.tensor([[0, 3], [4, 6]])
+    model = nn.Sequential(table())
+    calls = []
+    model[0].register_forward_hook(lambda *_: calls.append(1))
+    student = tq.calibrate(tq.compress(model, {"*": edits}))
+    assert_close(student(ids), model(ids), atol=0.3, rtol=0.05)  # 8 bits; rows of two are wide
+    assert len(calls) == 2 and type(student[0].around).__name__ == type(model[0]).__name__
+    student(ids).sum().backward()
+    assert all(p.grad is not None and p.grad.any() for p in student.parameters())
+    assert [*tq.compress(student, {"0": []}).state_dict()] == [*student.state_dict()]
+    small = tq.pack(student)
+    again = tq.load(nn.Sequential(table()), tq.save(small, tmp_path / "x.safetensors"))
+    assert torch.equal(again(ids), small(ids)) and torch.equal(small(ids), student(ids))
+    plain = tq.bake(again, dense=True)
+    assert type(plain[0]) is type(model[0]) and [*plain.state_dict()] == ["0.weight"]
+    assert_close(plain(ids), again(ids))
+    assert plain[0].weight.requires_grad
+    moved = student.to(torch.float64)(ids)  # the copies are apart
+    assert moved.dtype == torch.float64 and again(ids).dtype == torch.float32
 
 
 @pytest.mark.parametrize("edit", [tq.LSQ(4), tq.TTM(rank=4, order=2), tq.TwoFour()])

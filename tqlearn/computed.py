@@ -186,7 +186,7 @@ class Product(Deferred):
 
     def looked_up(self, ids: Tensor, **options: object) -> Tensor | None:
         """A factored table looks up by itself."""
-        return self._layer(ids) if hasattr(self._layer, "num_embeddings") else None
+        return self._layer.look_up(ids) if hasattr(self._layer, "look_up") else None
 
     @classmethod
     def _other(cls, func: Callable, args: tuple, kwargs: dict) -> object:

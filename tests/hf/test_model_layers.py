@@ -41,6 +41,7 @@ MODELS = {
     "GPT2": GPT,  # Conv1D
     "Falcon": SMALL,  # a linear layer with a forward of its own
     "OPT": OPT,  # a table of positions with an offset
+    "Gemma3Text": MORE | {"num_key_value_heads": 2, "head_dim": 8},  # a scaled table of words
     "Mixtral": MOE,  # experts in one tensor
     "GptOss": MOE | {"head_dim": 8, "num_experts_per_tok": 2},  # the other way round
 }
@@ -110,9 +111,16 @@ def test_quantized(kind, edits, tmp_path):
         assert set(experts.parametrizations) == {"gate_up_proj", "down_proj"}
 
 
-def test_tables_with_a_forward_of_their_own_are_refused_with_words():
-    with pytest.raises(TypeError, match="OPTLearnedPositionalEmbedding has a forward of its own"):
-        tq.compress(model_of("OPT"), {"*embed_positions": [tq.TTM(rank=4, order=2)]})
+@pytest.mark.parametrize("kind", ["OPT", "Gemma3Text"])
+def test_tables_with_a_forward_of_their_own(kind, tmp_path):
+    """OPT's positions add an offset; Gemma's words are scaled, by a buffer that no file holds."""
+    model = model_of(kind)
+    plan = {"*embed_positions" if kind == "OPT" else "*embed_tokens": [tq.TTM(rank=4, order=2)]}
+    student = tq.compress(model, plan)
+    assert not torch.allclose(states(student), states(model), atol=1e-4)
+    round_trip(student, tmp_path)
+    full = tq.compress(model, {name: [tq.TTM(rank=999, order=2)] for name in plan})
+    torch.testing.assert_close(states(full), states(model), atol=1e-4, rtol=1e-4)
 
 
 def test_raw_parameters_are_listed():

@@ -43,6 +43,7 @@ def match(model: nn.Module, plan: Plan) -> dict[str, Sequence[Edit]]:
             f"the model is itself a {type(model).__name__}; call the edit on it: TT(rank=8)(layer)"
         )
     layers = {n: m for n, m in model.named_modules() if isinstance(m, LAYERS) or is_known(m)}
+    layers = {n: m for n, m in layers.items() if not hasattr(m, "factored")}  # around a table
     named = dict(model.named_modules())
     for pattern in plan:  # a full name finds any module with a weight
         if pattern in named and weight_names(named[pattern]):
