@@ -202,7 +202,7 @@ def build(name: str) -> tuple[torch.nn.Module, dict]:
     """Return (model in evaluation mode, its batch).
 
     Weights of two axes are three times as wide as transformers draws them: attention would be
-    nearly uniform. Biases are drawn, so that none is zero.
+    nearly uniform. What starts at zero or nearly so is drawn, too: biases, BLIP's eyes.
     """
     torch.manual_seed(0)
     model = getattr(transformers, name)(config_of(name)).eval()
@@ -210,10 +210,12 @@ def build(name: str) -> tuple[torch.nn.Module, dict]:
         model.generation_config.decoder_start_token_id = 1
     with torch.no_grad():
         for parameter in model.parameters():
-            if parameter.dim() > 1 and parameter.requires_grad:  # tables of sines are not saved
-                parameter.mul_(3)
-            elif not bool(parameter.any()):
+            if not parameter.requires_grad:  # tables of sines, which no file holds
+                continue
+            if float(parameter.abs().max()) < 1e-3:
                 parameter.normal_(std=0.1)
+            elif parameter.dim() > 1:
+                parameter.mul_(3)
     return model, batch_of(model)
 
 
