@@ -122,7 +122,7 @@ class Stage:
             text = self.links.rewrite(self.by_hand(f"{name}.md"), main)
             text = text.replace("<!-- recipes -->", table) + rest
             self.write("results/index.md" if name == "results" else "methods.md", text)
-        text = self.links.rewrite(self.by_hand("architectures.md"), main)
+        text = self.by_hand("architectures.md")
         self.write("architectures.md", tables.architectures(self.root, text))
 
     def all(self) -> None:
