@@ -108,7 +108,8 @@ def is_refusal(error):
     last = traceback.extract_tb(error.__traceback__)[-1]
     line = linecache.getline(last.filename, last.lineno).strip()
     inside = Path(last.filename).is_relative_to(Path(tq.__file__).parent)
-    return inside and line.startswith("raise") and isinstance(error, ValueError | TypeError)
+    own = ValueError, TypeError, RuntimeError  # the last where a model writes into its weights
+    return inside and line.startswith("raise") and isinstance(error, own)
 
 
 def named(error, model):

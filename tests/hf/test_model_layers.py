@@ -111,6 +111,20 @@ def test_quantized(kind, edits, tmp_path):
         assert set(experts.parametrizations) == {"gate_up_proj", "down_proj"}
 
 
+def test_a_model_that_computes_otherwise_once_it_is_quantized(tmp_path):
+    """FalconMamba asks its config; it must hear the same before and after loading."""
+    config = tf.FalconMambaConfig(hidden_size=32, num_hidden_layers=2, state_size=8, vocab_size=99)
+    torch.manual_seed(3)
+    model = tf.FalconMambaModel(config).eval()
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.mul_(3)
+    student = tq.calibrate(tq.compress(model, {"*mixer.*": [tq.LSQ(4)], "*conv1d": []}))
+    assert student.config._is_quantized and not hasattr(model.config, "_is_quantized")
+    round_trip(student, tmp_path)
+    assert not hasattr(tq.bake(student, dense=True).config, "_is_quantized")
+
+
 @pytest.mark.parametrize("kind", ["OPT", "Gemma3Text"])
 def test_tables_with_a_forward_of_their_own(kind, tmp_path):
     """OPT's positions add an offset; Gemma's words are scaled, by a buffer that no file holds."""
@@ -128,4 +142,10 @@ def test_raw_parameters_are_listed():
     model = tf.XLNetModel(config)
     with pytest.warns(UserWarning, match=r"\d matrices under .* 'layer.0.rel_attn"):
         tq.compress(model, {"*": [tq.LSQ(4)]})
-    assert "layer.0.rel_attn.q" in tq.preview(model, {"*": [tq.LSQ(4)]}).left
+    left = tq.preview(model, {"*": [tq.LSQ(4)]}).left
+    assert {"layer.0.rel_attn.q", "layer.0.rel_attn.r_w_bias"} <= {*left}
+    every = {n for n, p in model.named_parameters() if sum(k > 1 for k in p.shape) > 1}
+    found = tq.compress(model, {"layer.0.rel_attn": [], "*": [tq.LSQ(4)]})
+    reached = {n.replace(".parametrizations", "").removesuffix(".original")
+               for n, _ in found.named_parameters() if n.endswith(".original")}  # fmt: skip
+    assert {*left} == every - reached

@@ -146,6 +146,9 @@ def attach_layout(model: nn.Module) -> nn.Module:
             line = json.dumps(layout, separators=(",", ":"))
             config.quantization_config = {"quant_method": "tqlearn", "layout": line}
             guard_resizing(model)
+            for module in model.modules():  # as from_pretrained does: some models compute otherwise
+                if hasattr(inner := getattr(module, "config", None), "to_dict"):
+                    inner._is_quantized = True
         else:
             _unmark(model)
     return model
