@@ -284,9 +284,9 @@ def without_inputs(student):
 
 
 def study(name, folder, plans):
-    """Run the cells of an architecture and write them to its folder."""
-    shutil.rmtree(folder, ignore_errors=True)
+    """Run cells of an architecture and write them to its folder, beside those that are there."""
     model, batch = build(name)
+    shutil.rmtree(folder / "plain", ignore_errors=True)
     (folder / "plain").mkdir(parents=True)
     model.save_pretrained(folder / "plain")
     again, _ = build(name)
@@ -300,31 +300,37 @@ def study(name, folder, plans):
             generated(model, batch)
         except Exception as error:  # of transformers: nothing of ours has touched the model yet
             base["writes"] = f"{type(error).__name__}: {error}"
-    cells = {}
-    for plan in plans:
-        place = folder / plan.replace(" ", "_").replace(":", "_")
-        place.mkdir()
-        try:
-            chosen = PLANS[plan](model)
-            if not chosen:
-                cells[plan] = {"outcome": NONE, "reason": "no table of words is tied"}
-            else:
-                cells[plan] = cell(base, chosen, place) | {"folder": place.name}
-        except Exception as error:
-            shutil.rmtree(place)
-            words = f"{type(error).__name__}: {error}"
-            outcome = REFUSED if is_refusal(error) else FAIL
-            cells[plan] = {"outcome": outcome, "reason": words}
-            if outcome == FAIL:
-                cells[plan]["where"] = "".join(traceback.format_exception(error)[-4:])
-        print(
-            f"  {plan:14} {cells[plan]['outcome']} {cells[plan].get('reason', '')[:300]}",
-            flush=True,
-        )
-    record = {"model": name, "kind": kinds()[name], "cells": cells}
-    record["writes"] = base["writes"]
+    record = done(folder) | {"model": name, "kind": kinds()[name], "writes": base["writes"]}
     record["parameters"] = sum(p.numel() for p in model.parameters())
+    for plan in plans:
+        found = entry(base, plan, folder / plan.replace(" ", "_").replace(":", "_"))
+        record["cells"][plan] = found
+        print(f"  {plan:14} {found['outcome']} {found.get('reason', '')[:300]}", flush=True)
+    record["cells"] = {plan: record["cells"][plan] for plan in PLANS if plan in record["cells"]}
     (folder / "cells.json").write_text(json.dumps(record, indent=1))
+
+
+def done(folder):
+    """Return the record of an architecture as it stands."""
+    file = folder / "cells.json"
+    return json.loads(file.read_text()) if file.exists() else {"cells": {}}
+
+
+def entry(base, plan, place):
+    """Return what became of a cell, whatever it was; what a new process shall read is in place."""
+    shutil.rmtree(place, ignore_errors=True)
+    place.mkdir()
+    try:
+        if chosen := PLANS[plan](base["model"]):
+            return cell(base, chosen, place) | {"folder": place.name}
+        return {"outcome": NONE, "reason": "no table of words is tied"}
+    except Exception as error:
+        shutil.rmtree(place)
+        words = f"{type(error).__name__}: {error}"
+        if is_refusal(error):
+            return {"outcome": REFUSED, "reason": words}
+        traceback.print_exception(error)
+        return {"outcome": FAIL, "reason": words}
 
 
 def read(folder):
@@ -359,15 +365,16 @@ def main():
     options.add_argument("names", nargs="*", help="classes of transformers; none for all")
     options.add_argument("--plans", nargs="+", default=[*PLANS], choices=[*PLANS])
     options.add_argument("--folder", type=Path, default=Path("runs/architectures"))
-    options.add_argument("--again", action="store_true", help="also those that are done")
+    options.add_argument("--again", action="store_true", help="these plans also where it is done")
     args = options.parse_args()
     names = args.names or [*kinds()]
     names = names[:3] if args.quick else names
     with quiet():
         for name in names:
-            if args.again or not (args.folder / name / "cells.json").exists():
+            here = done(args.folder / name)["cells"]
+            if plans := [plan for plan in args.plans if args.again or plan not in here]:
                 print(name, flush=True)
-                study(name, args.folder / name, args.plans)
+                study(name, args.folder / name, plans)
     read(args.folder)
     records = [judged(args.folder / name) for name in names]
     write("architectures", None, [row(r) for r in records], args, architectures=records)

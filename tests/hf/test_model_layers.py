@@ -125,6 +125,32 @@ def test_a_model_that_computes_otherwise_once_it_is_quantized(tmp_path):
     assert not hasattr(tq.bake(student, dense=True).config, "_is_quantized")
 
 
+@pytest.mark.filterwarnings("ignore:2 matrices .*embed_positions")
+def test_a_table_that_no_file_holds_stays_and_is_listed(tmp_path):
+    """Marian's sines: plain transformers would compute them anew, whatever was put there."""
+    layers = {
+        "encoder_layers": 1,
+        "decoder_layers": 1,
+        "encoder_ffn_dim": 48,
+        "decoder_ffn_dim": 48,
+    }
+    heads = {"encoder_attention_heads": 4, "decoder_attention_heads": 4, "pad_token_id": 0}
+    config = tf.MarianConfig(vocab_size=99, d_model=32, **layers, **heads)
+    model = tf.MarianMTModel(config).eval()
+    places = [f"model.{side}.embed_positions.weight" for side in ("encoder", "decoder")]
+    assert [*tq.preview(model, {"*": [tq.LSQ(4)]}).left] == places
+    student = tq.calibrate(tq.compress(model, {"*": [tq.LSQ(4)]}))
+    assert all(name in dict(student.named_parameters()) for name in places)
+    for name in ("*embed_positions", "model.encoder.embed_positions"):
+        with pytest.raises(ValueError, match="MarianMTModel computes these numbers anew"):
+            tq.compress(model, {name: [tq.LSQ(4)]})
+    tq.bake(student, dense=True).save_pretrained(tmp_path)
+    plain, ids = tf.MarianMTModel.from_pretrained(tmp_path), torch.tensor([[3, 9, 27]])
+    with torch.no_grad():
+        found = [m(input_ids=ids, decoder_input_ids=ids).logits for m in (plain, student)]
+    torch.testing.assert_close(*found)
+
+
 @pytest.mark.parametrize("kind", ["OPT", "Gemma3Text"])
 def test_tables_with_a_forward_of_their_own(kind, tmp_path):
     """OPT's positions add an offset; Gemma's words are scaled, by a buffer that no file holds."""

@@ -13,7 +13,7 @@ from fnmatch import fnmatchcase
 
 from torch import Tensor, nn
 
-from ..kinds import is_known, require_no_hook
+from ..kinds import is_known, require_no_hook, unsaved_in
 from ..quantizers.named_points import Spot
 from ..stages import Cores, weight_names
 from ..storage.tied import ties
@@ -44,6 +44,7 @@ def match(model: nn.Module, plan: Plan) -> dict[str, Sequence[Edit]]:
         )
     layers = {n: m for n, m in model.named_modules() if isinstance(m, LAYERS) or is_known(m)}
     layers = {n: m for n, m in layers.items() if not hasattr(m, "factored")}  # around a table
+    unsaved = unsaved_in(model)
     named = dict(model.named_modules())
     for pattern in plan:  # a full name finds any module with a weight
         if pattern in named and weight_names(named[pattern]):
@@ -58,6 +59,11 @@ def match(model: nn.Module, plan: Plan) -> dict[str, Sequence[Edit]]:
             )
         if wrong := [e for e in edits if not callable(e)]:
             raise TypeError(f"plan pattern {pattern!r}: {wrong[0]!r} is no edit (module -> module)")
+        if edits and not (hits := [name for name in hits if name not in unsaved]):
+            raise ValueError(
+                f"{pattern}: {type(model).__name__} computes these numbers anew and stores none of "
+                "them, so there is nothing to gain; leave it out of the plan"
+            )
         for name in hits:
             found.setdefault(name, edits)
             if edits:
@@ -102,7 +108,7 @@ def left_out(model: nn.Module, plan: Plan, made: Mapping[str, nn.Module]) -> dic
     Args:
         made: what became of the layers that ``match`` finds.
     """
-    found, chosen = {}, match(model, plan)
+    found, chosen, unsaved = {}, match(model, plan), unsaved_in(model)
     for name, new in made.items():
         if any(getattr(edit, "only", None) for edit in chosen[name]):
             continue  # as it was asked for
@@ -112,7 +118,8 @@ def left_out(model: nn.Module, plan: Plan, made: Mapping[str, nn.Module]) -> dic
             found |= {f"{name}.{k}": p.numel() * p.element_size() for k, p in rest.items()}
     for name, module in model.named_modules():
         edits = next((edits for pattern, edits in plan.items() if fnmatchcase(name, pattern)), ())
-        if name in chosen or not edits or isinstance(module, LAYERS) or is_known(module):
+        known = isinstance(module, LAYERS) or is_known(module)
+        if name in chosen or not edits or (known and name not in unsaved):
             continue
         if ".parametrizations." in f".{name}.":  # a found layer keeps these behind its stages
             continue
