@@ -176,13 +176,18 @@ def finite(x):
 
 
 def without_gradient(student, moved, dense):
-    """Return new parameters without a gradient, of weights that have one in the dense model."""
+    """Return new parameters without a gradient, of weights that have one in the dense model.
+
+    Experts of their own get none where no token reaches them, and a student may choose others.
+    """
     found = []
     for name in dict(student.named_parameters()):
         owner, _, rest = name.partition(".parametrizations.")
         key = rest.split(".")[0] if rest else name.rpartition(".")[2]
         owner = owner if rest else name.rpartition(".")[0].removesuffix(".quant_input")
         key = "weight" if key.startswith("core_") or ".quant_input" in name else key
+        if ".experts." in owner and not any(n.startswith(f"{owner}.") for n in moved):
+            continue
         if name not in moved and (rest or "core_" in name or "quant_" in name):
             if f"{owner}.{key}" in dense:
                 found.append(name)

@@ -216,7 +216,15 @@ def build(name: str) -> tuple[torch.nn.Module, dict]:
                 parameter.normal_(std=0.1)
             elif parameter.dim() > 1:
                 parameter.mul_(3)
-    return model, batch_of(model)
+    batch = batch_of(model)
+    norms = [m for m in model.modules() if isinstance(m, torch.nn.modules.batchnorm._BatchNorm)]
+    if norms:  # untrained, these would see other numbers in evaluation than in training
+        with torch.no_grad():
+            for norm in norms:
+                norm.momentum = 1.0
+            model.train()(**batch)
+        model.eval()
+    return model, batch
 
 
 def batch_of(model: torch.nn.Module) -> dict:

@@ -193,6 +193,9 @@ class Offset(nn.Embedding):
     def forward(self, ids):  # as OPT's positions
         return super().forward((ids + 2).clamp_max(self.num_embeddings - 1))
 
+    def first(self):  # as ProphetNet's, which has a second way in
+        return super().forward(torch.tensor(0))
+
 
 class Gained(nn.Embedding):
     def __init__(self, *args):
@@ -235,6 +238,10 @@ def test_a_factored_table_keeps_the_forward_of_a_subclass(table, edits, tmp_path
     assert type(plain[0]) is type(model[0]) and [*plain.state_dict()] == ["0.weight"]
     assert_close(plain(ids), again(ids))
     assert plain[0].weight.requires_grad
+    if isinstance(model[0], Offset):
+        assert_close(student[0].first(), student[0].look_up(torch.tensor(0)))
+        with pytest.raises(AttributeError, match="second"):
+            student[0].second()
     moved = student.to(torch.float64)(ids)  # the copies are apart
     assert moved.dtype == torch.float64 and again(ids).dtype == torch.float32
 

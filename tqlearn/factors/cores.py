@@ -56,6 +56,15 @@ class Table(Cores):
         inner = self._modules.get("around", self.look_up)
         return inner(*args, **kwargs)
 
+    def __getattr__(self, name: str) -> object:
+        own = vars(self).get("_modules", {}).get("around")
+        if own is None or name in ("around", "factored") or hasattr(type(self), name):
+            return super().__getattr__(name)
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(own, name)  # a method of the subclass, such as ProphetNet's _forward
+
     def look_up(self, ids: Int[Tensor, "..."]) -> Float[Tensor, "... width"]:
         """Return the rows of ids, without building the table."""
         raise NotImplementedError(f"{type(self).__name__} needs a look_up of its cores")
