@@ -78,7 +78,7 @@ test-notebooks: $(STAMP)
 	  --nbval-cell-timeout 900 --nbval-kernel-startup-timeout 300 notebooks
 
 test-browser: $(STAMP)
-	@$(BIN)/python -m pytest -q -rs -n 3 --maxschedchunk 1 -m browser tests
+	@$(BIN)/python -m pytest -q -rs -n 2 --maxschedchunk 1 -m browser tests/browser
 
 # What the check runs of it; more or less:  make test-portable SETS=avx2 THREADS=2 TESTS=tests/factors
 test-portable-part:
@@ -96,7 +96,8 @@ test-portable: $(STAMP)
 	  export `$(BIN)/python -m tqlearn.lab.portable --env $$set` OMP_NUM_THREADS=$$threads; \
 	  $(BIN)/python -m pytest -q -n 2 --dist loadscope -m "not gpu and not browser and not timing" $(TESTS); \
 	  $(BIN)/python -m pytest -q -n 2 --dist loadscope --nbval-lax --nbval-current-env \
-	    --nbval-sanitize-with tests/nbval_sanitize.cfg --nbval-cell-timeout 300 $(NOTEBOOKS); \
+	    --nbval-sanitize-with tests/nbval_sanitize.cfg --nbval-cell-timeout 900 \
+	    --nbval-kernel-startup-timeout 300 $(NOTEBOOKS); \
 	  done; done
 
 notebooks: $(STAMP)

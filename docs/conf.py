@@ -42,13 +42,15 @@ html_static_path = ["_static"]
 html_css_files = ["site.css"]
 html_favicon = "_static/icon.svg"
 html_copy_source = False
-html_sidebars = {page: [] for page in ("index", "methods", "glossary", "instructors", "search")}
+html_sidebars = {
+    page: [] for page in ("index", "methods", "names", "glossary", "instructors", "search")
+}
 html_use_index = False
 pygments_style = "xcode"
 html_context = {"default_mode": "auto"}
 html_theme_options = {
     "logo": {"text": "tqlearn"},
-    "header_links_before_dropdown": 7,
+    "header_links_before_dropdown": 8,
     "show_nav_level": 1,
     "show_toc_level": 1,
     "pygments_light_style": "xcode",

@@ -9,6 +9,7 @@ with ``TQLEARN_REQUIRE=1`` (set in CI) it fails instead: a green run there has t
 import functools
 import hashlib
 import importlib.util
+import inspect
 import json
 import os
 import runpy
@@ -22,14 +23,54 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_DATASETS_OFFLINE"] = "1"
 
+import jaxtyping
 import pytest
 import torch
-from jaxtyping import install_import_hook
 from jupyter_page import browser as browser
 from jupyter_page import lab as lab
+from jupyter_page import new_page as new_page
 from jupyter_page import page as page
+from jupyter_page import tab as tab
 
-install_import_hook("tqlearn", "beartype.beartype")  # shape strings are checked, in tests only
+CHECKED = 1000  # calls in one test; see ``checked``
+calls_left = CHECKED
+
+
+def checked(function=None, *, typechecker, jaxtyped=jaxtyping.jaxtyped):
+    """Check the shapes of the first calls in a test; then its training runs at full speed.
+
+    A check costs as much as the arithmetic of a tiny model, and a loop calls the same functions
+    with the same shapes again and again. The checking function itself is made at the first call.
+    """
+    if function is None:
+        return functools.partial(checked, typechecker=typechecker)
+    if not inspect.isfunction(function):
+        return jaxtyped(function, typechecker=typechecker)
+    checking = None
+
+    @functools.wraps(function)
+    def counted(*args, **kwargs):
+        nonlocal checking
+        global calls_left
+        if calls_left <= 0:
+            return function(*args, **kwargs)
+        calls_left -= 1
+        checking = checking or jaxtyped(function, typechecker=typechecker)
+        return checking(*args, **kwargs)
+
+    return counted
+
+
+jaxtyping.jaxtyped = checked  # what the import hook puts around every function
+jaxtyping.install_import_hook("tqlearn", "beartype.beartype")  # shape strings, in tests only
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup():
+    """Every test begins with all its checks, its fixtures as well."""
+    global calls_left
+    calls_left = CHECKED
+
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 CHROMIUM_NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")

@@ -1,10 +1,14 @@
 """One JupyterLab and one Chromium for all browser tests, and what a reader does with a notebook.
 
-The notebooks are copied first, so nothing is saved over them. A picture of each explorer lies in
+JupyterLab is loaded once, in one tab; notebooks are opened in it and closed again, and the kernel
+is emptied in between: most of a short lesson's time is spent on starting these two. The notebooks
+are copied first, so nothing is saved over them. A picture of each explorer lies in
 test-results/browser afterwards, to be looked at; with TQLEARN_SHOTS=all, one of each screen too. A
-page has as long as it needs: nothing here waits for a time, everything for a state.
+page has as long as it needs: nothing here waits for a time, everything for a state. It is looked at
+four times a second: as often as it is drawn, which is the default, would keep it busy.
 """
 
+import dis
 import json
 import os
 import secrets
@@ -15,7 +19,9 @@ import subprocess
 import sys
 import time
 import urllib.request
+from contextlib import contextmanager
 from pathlib import Path
+from types import CodeType
 
 import pytest
 
@@ -35,6 +41,7 @@ FLAGS = [
     "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",  # there is no other machine
 ]
 PATIENCE = 900_000  # milliseconds that a notebook may take on a machine with other work
+OFTEN = 250  # milliseconds between two looks
 
 
 @pytest.fixture(scope="session")
@@ -52,6 +59,7 @@ def lab(tmp_path_factory):
     token = secrets.token_hex(16)
     command = [sys.executable, "-m", "jupyter", "lab", "--no-browser", "--ip=127.0.0.1"]
     command += [f"--port={port}", f"--ServerApp.root_dir={home / 'notebooks'}"]
+    command += ["--LabApp.expose_app_in_browser=True"]  # its commands, as ``window.jupyterapp``
     command += ["--allow-root"] if os.name == "posix" and os.geteuid() == 0 else []
     folders = {name: str(home / name.lower()) for name in ("JUPYTER_CONFIG_DIR", "IPYTHONDIR")}
     folders |= {"JUPYTERLAB_SETTINGS_DIR": str(home / "settings"), "JUPYTER_TOKEN": token}
@@ -102,39 +110,56 @@ def browser(chromium):
         running.close()
 
 
+@pytest.fixture(scope="session")
+def tab(lab, browser):
+    """A tab with JupyterLab, in which one notebook after the other is opened."""
+    with _new_tab(lab, browser) as tab:
+        yield tab
+
+
 @pytest.fixture
-def page(lab, browser):
-    """A new tab; ``page.outside`` lists what asks for another machine. Its kernel ends with it."""
+def page(tab):
+    """The tab without a notebook; ``page.outside`` lists what asks for another machine.
+
+    Afterwards the notebook is closed, its kernel has no names and no widgets, or ends if it is not
+    idle. Plotly is gone: the next explorer has to bring its own again.
+    """
+    tab.outside.clear()
+    yield tab
+    tab.kernel = tab.evaluate(CLOSE, EMPTY)
+
+
+@pytest.fixture
+def new_page(lab, browser):
+    """A tab of its own for a test that changes the tab itself."""
+    with _new_tab(lab, browser) as tab:
+        yield tab
+        tab.evaluate(CLOSE)
+
+
+@contextmanager
+def _new_tab(lab, browser):
     url, token, _ = lab
     tab = browser.new_page()
     tab.set_default_timeout(300_000)
-    tab.outside = []
+    tab.outside, tab.kernel = [], None
 
     def note(request):
         if not request.url.startswith((url, "data:", "blob:")):
             tab.outside.append(request.url)
 
     tab.on("request", note)
+    tab.goto(f"{url}/lab/workspaces/{secrets.token_hex(4)}?token={token}")  # nothing is open there
+    tab.wait_for_function("window.jupyterapp?.shell && jupyterapp.restored.then(() => true)")
     yield tab
     tab.close()
-    for session in _ask(f"{url}/api/sessions?token={token}"):
-        _ask(f"{url}/api/sessions/{session['id']}?token={token}", "DELETE")
 
 
-def _ask(url, method="GET"):
-    """The server's answer, or None where it has nothing to say."""
-    with urllib.request.urlopen(urllib.request.Request(url, method=method), timeout=180) as answer:
-        return json.loads(answer.read() or "null")
-
-
-def open_notebook(page, lab, stem):
+def open_notebook(page, stem):
     """Open a notebook and wait until its kernel is ready."""
-    url, token, _ = lab
-    page.goto(
-        f"{url}/lab/workspaces/{stem}/tree/{stem}.ipynb?token={token}"
-    )  # no other tab is open
+    page.evaluate(OPEN, {"path": f"{stem}.ipynb", "kernel": page.kernel})
     page.wait_for_selector(".jp-Notebook .jp-Cell")
-    page.locator("#jp-main-statusbar", has_text="| Idle").wait_for()  # before, "Run All" is lost
+    page.wait_for_function(IDLE, polling=OFTEN)  # before, "Run All" is lost
     assert page.locator(".jp-Dialog").count() == 0
 
 
@@ -143,9 +168,9 @@ def run_all(page):
     page.get_by_role("menuitem", name="Run", exact=True).click()
     page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
     prompts = "[...document.querySelectorAll('.jp-InputPrompt')].map(p => p.textContent)"
-    page.wait_for_function(f"{prompts}.some(text => text.includes('*'))")
+    page.wait_for_function(f"{prompts}.some(text => text.includes('*'))", polling=OFTEN)
     page.wait_for_function(
-        f"{prompts}.every(text => !text.includes('*'))", timeout=PATIENCE, polling=500
+        f"{prompts}.every(text => !text.includes('*'))", timeout=PATIENCE, polling=OFTEN
     )
     left_out = [text for text in page.evaluate(prompts) if text == "[ ]:"]
     assert not left_out, page.locator(
@@ -153,11 +178,55 @@ def run_all(page):
     ).inner_text()
 
 
+def run_cells(page, places):
+    """Select the cells, then Run > Run Selected Cells, and wait until the last one is done."""
+    page.evaluate(RUN, places)
+    page.wait_for_function("window.ran !== undefined", timeout=PATIENCE, polling=OFTEN)
+    assert page.evaluate("window.ran"), page.locator(
+        '[data-mime-type="application/vnd.jupyter.error"]'
+    ).inner_text()
+
+
+def needed(cells, wanted):
+    """Return the places of ``wanted`` cells and of all that bind a name for them, in order.
+
+    >>> from nbformat.v4 import new_code_cell
+    >>> sources = "a, c = 1, 2", "b = a", "f = lambda x: x + a", "[f(b) for b in (3, c)]"
+    >>> needed([new_code_cell(source) for source in sources], [3])
+    [0, 2, 3]
+    """
+    names, places = set(), []
+    for place, cell in reversed([*enumerate(cells)]):
+        if cell.cell_type == "code":
+            takes, leaves = _names(compile(cell.source, f"cell {place}", "exec"))
+            if place in wanted or names & leaves:
+                names = names - leaves | takes
+                places.insert(0, place)
+    return places
+
+
+def _names(code):
+    """The names that a cell takes from the cells above it, and those that it leaves behind."""
+    takes, leaves, inner = set(), set(), [code]
+    for step in dis.get_instructions(code):
+        if step.opname == "LOAD_NAME" and step.argval not in leaves:
+            takes.add(step.argval)
+        elif step.opname == "STORE_NAME":
+            leaves.add(step.argval)
+    for part in inner:  # grows while it is read: functions in functions
+        inner += [value for value in part.co_consts if isinstance(value, CodeType)]
+        if part is not code:
+            steps = dis.get_instructions(part)
+            takes |= {s.argval for s in steps if s.opname == "LOAD_GLOBAL"} - leaves
+    return takes, leaves
+
+
 def explorer(page):
     """The output area that holds the widgets, as soon as its figure is drawn."""
     found = page.locator(".jp-OutputArea:has(.jupyter-widgets .noUi-handle)")
     found.scroll_into_view_if_needed()
-    page.wait_for_function(f"area => ({DRAWN})(area).title", arg=found.element_handle())
+    shown = f"area => ({DRAWN})(area).title"
+    page.wait_for_function(shown, arg=found.element_handle(), polling=OFTEN)
     return found
 
 
@@ -174,6 +243,7 @@ def move(area):
                 && now.data && now.data !== before.data && now.title !== before.title;
         }}""",
         arg=[area.element_handle(), before, words],
+        polling=OFTEN,
     )
 
 
@@ -196,6 +266,36 @@ def photograph(page, area, name):
         page.screenshot(path=SHOTS / f"{name}_{number:02}.png")
 
 
+# Commands of JupyterLab itself, for what a reader does with the file browser and the mouse
+OPEN = """asked => {
+    jupyterapp.commands.execute('docmanager:open', asked);
+}"""
+EMPTY = (
+    "import ipywidgets; ipywidgets.Widget.close_all(); get_ipython().run_line_magic('reset', '-f')"
+)
+IDLE = """() => {
+    const session = jupyterapp.shell.currentWidget?.sessionContext;
+    return session?.isReady && session.session?.kernel?.status === 'idle';
+}"""
+CLOSE = """async code => {
+    const widget = jupyterapp.shell.currentWidget, context = widget?.sessionContext;
+    if (!context) return null;
+    const kernel = context.session?.kernel, kept = code && kernel?.status === 'idle';
+    const model = kept ? {id: kernel.id, name: kernel.name} : null;
+    await (kept ? kernel.requestExecute({code}).done : context.shutdown());
+    widget.context.model.dirty = false;  // nothing is to be saved
+    widget.dispose();
+    delete window.Plotly;
+    return model;
+}"""
+RUN = """places => {
+    const notebook = jupyterapp.shell.currentWidget.content;
+    notebook.deselectAll();
+    notebook.activeCellIndex = places[0];
+    for (const place of places) notebook.select(notebook.widgets[place]);
+    window.ran = undefined;
+    jupyterapp.commands.execute('notebook:run-cell').then(good => { window.ran = good ?? false; });
+}"""
 # What the figure on the page holds: x, y and z of each trace and its title, once it is drawn
 DRAWN = """area => {
     const shown = [...area.querySelectorAll('.js-plotly-plot')].find(e => e.offsetHeight);

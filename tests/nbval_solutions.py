@@ -5,6 +5,8 @@
 It does as a learner does: run all, fill in the stubs, run from the first of them to the end. The
 kernel is the one that has run the page, so nothing is trained twice. Every check must pass, every
 rejoin take the learner's function, nothing may raise, and the ledger must get its rows.
+
+No cell may write to stderr, on the page or with its solutions: a reader sees that in red.
 """
 
 import re
@@ -27,6 +29,22 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if isinstance(item, IPyNbCell):
             item.output_timeout = PATIENCE
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item):
+    """A cell that has run also has to be silent."""
+    result = yield
+    if isinstance(item, IPyNbCell):
+        silent(item)
+    return result
+
+
+def silent(cell: IPyNbCell) -> None:
+    """Fail the cell if it wrote to stderr: a warning, a progress bar."""
+    noise = "".join(o.text for o in cell.test_outputs if o.get("name") == "stderr")
+    if noise:
+        cell.raise_cell_error("Cell wrote to stderr", noise)
 
 
 class Solutions(pytest.Collector):
@@ -59,6 +77,7 @@ class Pasted(pytest.Item):
                 self.cell = IPyNbCell.from_parent(page, name=f"solved {place}", **given)
                 self.cell.output_timeout = PATIENCE
                 self.cell.runtest()
+                silent(self.cell)
                 outputs += self.cell.test_outputs
         text = "\n".join(o.get("text") or o["data"].get("text/plain", "") for o in outputs)
         for exercise in exercises.of(number):

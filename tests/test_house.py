@@ -6,16 +6,21 @@ import importlib.util
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 import tomllib
 from pathlib import Path
 
+import jaxtyping
 import pytest
+import torch
+from conftest import CHECKED
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
+from tqlearn.factors.svd import squares
 from tqlearn.lab import environment
 
 ROOT = Path(__file__).parents[1]
@@ -113,6 +118,15 @@ def test_import_is_light():
     heavy = {"transformers", "datasets", "plotly", "pandas", "sklearn", "IPython"}
     assert not heavy & set(loaded.split())
     assert float(seconds) < 1.0
+
+
+def test_shapes_are_checked_in_every_test_until_its_loops_begin():
+    whole = torch.ones(3, dtype=torch.int64)  # where floats are asked for
+    with pytest.raises(jaxtyping.TypeCheckError, match="of tqlearn.factors.svd.squares"):
+        squares(whole)
+    for _ in range(CHECKED):
+        squares(torch.ones(3))
+    assert squares(whole) == 3
 
 
 def test_lock_is_installed():
@@ -278,36 +292,14 @@ def test_readme_fits_a_reader():
     assert not long
 
 
-@pytest.mark.slow
-def test_readme_snippets_run_in_order(tmp_path):
-    """Every command and every line of code that the README shows, as it stands, in one folder."""
-    blocks = re.findall(r"```(bash|python)\n(.*?)```", README, re.S)
-    assert [kind for kind, _ in blocks] == ["bash", "python", "python"]
-    code = [text for kind, text in blocks if kind == "python"]
-    code.append("""
+SAME = """
 import torch
 same = all(torch.equal(a, b) for a, b in zip(
     small.state_dict().values(), tq.pack(student_).state_dict().values(), strict=True))
 right = [evaluate_sentences(m, tokenizer, data["test"])["accuracy"] for m in (teacher, small)]
 print("CHECK", *right, tq.report(teacher).file / tq.report(small).file, same)
-""")
-    code[0] += "student_ = student\n"  # the second snippet makes another one
-    (tmp_path / "train.sh").write_text(blocks[0][1])
-    (tmp_path / "all.py").write_text("".join(code))
-    python = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-    env = os.environ | {"PATH": python, "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""}
-    for command in (["sh", "-e", "train.sh"], [sys.executable, "all.py"]):
-        run = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True)
-        assert run.returncode == 0, run.stderr[-3000:]
-    _, teacher, small, ratio, same = run.stdout.splitlines()[-1].split()
-    assert float(teacher) > 90 and float(small) > 80 and float(ratio) > 8 and same == "True"
-
-
-@pytest.mark.slow
-def test_a_quantizer_in_ten_minutes(tmp_path):
-    """CONTRIBUTING's example as it stands: it packs and reloads to the bit."""
-    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "CONTRIBUTING.md").read_text(), re.S)
-    code += """
+"""
+AGAIN = """
 from tqlearn.hf import BertForJointIntentSlot
 again = BertForJointIntentSlot.from_pretrained("runs/shift")
 for name, layer in again.named_modules():
@@ -317,6 +309,30 @@ scales = torch.cat([m.scale.flatten() for m in student.modules() if isinstance(m
 assert torch.equal(scales.log2(), scales.log2().round()) and len(scales) > 1000
 print("CHECK", tq.report(teacher).file / tq.report(student).file)
 """
-    run = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+
+
+@pytest.mark.slow
+def test_what_readme_and_contributing_show_runs_in_order(tmp_path):
+    """Every command and every line of code, as it stands, in one folder and one process.
+
+    What CONTRIBUTING's quantizer has packed is reloaded to the bit.
+    """
+    blocks = re.findall(r"```(bash|python)\n(.*?)```", README, re.S)
+    assert [kind for kind, _ in blocks] == ["bash", "python", "python"]
+    (_, command), (_, first), (_, second) = blocks
+    python, module, recipe, *options = shlex.split(command.replace("\\\n", " "))
+    assert (python, module) == ("python", "-m")
+    (quantizer,) = re.findall(r"```python\n(.*?)```", (ROOT / "CONTRIBUTING.md").read_text(), re.S)
+    code = [f"import runpy, sys; sys.argv[1:] = {options}\nrunpy.run_module({recipe!r}, "
+            "run_name='__main__', alter_sys=True)\n"]  # fmt: skip
+    code += [first, "student_ = student\n", second, SAME, quantizer, AGAIN]
+    (tmp_path / "all.py").write_text("".join(code))
+    env = os.environ | {"PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""}
+    command = [sys.executable, "all.py"]
+    run = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr[-3000:]
-    assert float(run.stdout.splitlines()[-1].split()[1]) > 4
+    (teacher, small, ratio, same), (smaller,) = (
+        line.split()[1:] for line in run.stdout.splitlines() if line.startswith("CHECK")
+    )
+    assert float(teacher) > 90 and float(small) > 80 and float(ratio) > 8 and same == "True"
+    assert float(smaller) > 4

@@ -26,7 +26,7 @@ from .quantizers.minmax import MinMax
 from .registry import register
 from .sparsity import BlockPrune, TwoFour, block_plan
 from .storage import describe, load, rebuild, report, save
-from .surgery import bake, compact, compress, fill, pack, preview, survey, unpack
+from .surgery import bake, compact, compensate, compress, fill, pack, preview, survey, unpack
 
 __version__ = "0.1.0"
 
@@ -50,6 +50,7 @@ __all__ = [
     "block_plan",
     "calibrate",
     "compact",
+    "compensate",
     "compress",
     "describe",
     "fill",

@@ -12,6 +12,11 @@ def widened(tensor: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
     return tensor.float() if tensor.dtype in HALF else tensor
 
 
+def is_finite(tensor: Float[Tensor, "..."]) -> bool:
+    """Say whether no entry is NaN or infinite, without a second tensor of that size."""
+    return not tensor.numel() or bool(torch.stack(tensor.detach().aminmax()).isfinite().all())
+
+
 class Fine(nn.Module):
     """Base of what keeps its own floats at 32 bits when the model around it is cast to fewer.
 

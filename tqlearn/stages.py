@@ -17,7 +17,7 @@ from torch.nn.utils import parametrize
 
 from .computed import Computed, Product, count_reads
 from .kinds import require_editable
-from .precision import widened
+from .precision import is_finite, widened
 
 
 def is_quantizer(module: nn.Module) -> bool:
@@ -104,7 +104,7 @@ def attach(module: nn.Module, name: str, stage: nn.Module) -> None:
     """
     chain = getattr(module, "parametrizations", {})
     original = chain[name].original if name in chain else getattr(module, name)
-    if not original.is_meta and not torch.isfinite(original).all():
+    if not original.is_meta and not is_finite(original):
         raise ValueError(
             f"{type(module).__name__}.{name} holds NaN or infinite entries; repair the model first"
         )

@@ -118,10 +118,11 @@ class Stage:
             self.write(f"results/{name}.md", text.replace(f"({file})", f"({carried})"), own)
         table = self.links.rewrite(tables.recipes(self.root), own)
         rows = "\n".join(f"* {{doc}}`/results/{name}`" for name in pages)
-        for name, rest in (("results", f"\n{rows}\n\n{tree(list(pages))}"), ("methods", "")):
+        below = {"results": f"\n{rows}\n\n{tree(list(pages))}", "methods": "", "names": ""}
+        for name, rest in below.items():
             text = self.links.rewrite(self.by_hand(f"{name}.md"), main)
             text = text.replace("<!-- recipes -->", table) + rest
-            self.write("results/index.md" if name == "results" else "methods.md", text)
+            self.write("results/index.md" if name == "results" else f"{name}.md", text)
         text = self.by_hand("architectures.md")
         self.write("architectures.md", tables.architectures(self.root, text))
 
@@ -136,7 +137,13 @@ class Stage:
         if self.whole:
             self.reference()
             self.results()
-            pages += ["methods", "architectures", "results/index", "api/index"]
+            pages += [
+                "Which method <methods>",
+                "Today's names <names>",
+                "What works on which model <architectures>",
+                "results/index",
+                "api/index",
+            ]
         pages += [TITLES[name] for name in self.sheets.values()]
         self.write("index.md", self.by_hand("index.md") + tree(pages))
         for name, file in self.links.carried.items():

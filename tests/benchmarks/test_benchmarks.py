@@ -110,5 +110,5 @@ def test_a_recipe_runs_as_a_command_of_its_own(script, tmp_path, capfd):
     assert record["steps"] == 1
     assert run("finetune", tmp_path / "a", **options) == record
     assert "done before, kept" in capfd.readouterr().out
-    with pytest.raises(RuntimeError, match="--depth 2 .* ended with exit code"):
-        run("finetune", tmp_path / "b", depth=2)
+    with pytest.raises(RuntimeError, match="nosuch --depth 2 .* ended with exit code"):
+        run("nosuch", tmp_path / "b", depth=2)  # ends before it has imported transformers

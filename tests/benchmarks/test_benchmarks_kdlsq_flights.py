@@ -1,16 +1,11 @@
 """The table behind notebook 11's answer: nine runs of each student, and what the page says."""
 
 import json
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
 from tqlearn.lab.portable import INSTRUCTION_SETS
 from tqlearn.lab.results import measured
-
-SCRIPT = Path(__file__).parents[2] / "benchmarks" / "kdlsq_flights.py"
 
 
 def test_the_committed_table_holds_nine_runs_and_what_notebook_11_says():
@@ -32,15 +27,14 @@ def test_the_committed_table_holds_nine_runs_and_what_notebook_11_says():
 
 
 @pytest.mark.slow
-def test_kdlsq_flights_script_runs_and_goes_on_where_it_was(tmp_path):
-    out, work = tmp_path / "t.json", tmp_path / "work"
+def test_kdlsq_flights_script_runs_and_goes_on_where_it_was(quick, tmp_path):
+    """One arm was done before; the other trains at two rates, in processes of their own."""
+    work = tmp_path / "work"
     work.mkdir()
     score = {"intent_accuracy": 98.0, "slot_f1": 76.0}
     left = [{"validation": score, "test": score}]
     (work / "native, untaught, rate 0.0.json").write_text(json.dumps(left))
-    command = [sys.executable, str(SCRIPT), "--quick", "--out", str(out), "--work", str(work)]
-    subprocess.run(command, check=True, capture_output=True)
-    untaught, taught = json.loads(out.read_text())["rows"]
+    untaught, taught = quick("kdlsq_flights", "--work", str(work))["rows"]
     assert untaught["metrics"]["slot_f1"] == 76.0 and untaught["note"] == "slots native 76.0"
     assert taught["model"] == "teacher alone" and 0 < taught["metrics"]["slot_f1"] < 100
     assert len(list(work.glob("native, teacher alone, rate *.json"))) == 2

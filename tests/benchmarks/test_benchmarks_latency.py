@@ -36,6 +36,7 @@ def test_compaction_pays_what_its_arithmetic_promises(latency):
     bars(latency.rows_of(models, 1, 128, 1, 7))
 
 
+@pytest.mark.slow
 def test_the_contestants_are_what_they_say(latency):
     """Masked and compacted give the same outputs; the weights are those of the paper."""
     models = latency.contestants(["dense", "masked", "compacted"])

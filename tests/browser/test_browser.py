@@ -1,16 +1,31 @@
-"""The course as a reader meets it: a real JupyterLab, a real Chromium, every cell, a moved slider.
+"""The course as a reader meets it: a real JupyterLab, a real Chromium, a moved slider.
 
 Run with ``pytest -m browser``; ``jupyter_page`` has the server, the browser and the reader's hands.
+That every cell runs, and what it prints, is nbval's part (``make test-notebooks``). Here runs what
+needs a page: the explorer, the first exercise with its check, and the cells these two are made of.
 """
 
+import os
+
+import nbformat
 import pytest
-from jupyter_page import ROOT, explorer, move, open_notebook, photograph, run_all
+from jupyter_page import (
+    ROOT,
+    explorer,
+    move,
+    needed,
+    open_notebook,
+    photograph,
+    run_all,
+    run_cells,
+)
 
 from tqlearn.lab import exercises
 
 pytestmark = pytest.mark.browser
 
 NOTEBOOKS = sorted(path.stem for path in (ROOT / "notebooks").glob("[0-9]*.ipynb"))
+WHOLE = ("00", "02")  # short lessons, run from top to bottom with Run > Run All Cells
 ORANGE, GREEN = "rgb(230, 159, 0)", "rgb(30, 142, 62)"  # check's boxes: TODO and PASS
 BROKEN = (
     "Error displaying widget",
@@ -39,16 +54,31 @@ def solve_first_exercise(page, exercise):
     assert passed.locator("div").evaluate("e => getComputedStyle(e).borderLeftColor") == GREEN
 
 
+def run(page, lab, stem):
+    """The lesson, as far as it needs a page; with TQLEARN_SHOTS=all, to be looked at, all of it."""
+    if stem[:2] in WHOLE or os.environ.get("TQLEARN_SHOTS") == "all":
+        return run_all(page)
+    cells = nbformat.read(lab[2] / f"{stem}.ipynb", as_version=4).cells
+    exercise = exercises.of(stem[:2])[0]
+    wanted = "_explorer(", f"def {exercise.name}(", f'check("{exercise.id}"'
+    places = [
+        place
+        for place, cell in enumerate(cells)
+        if cell.cell_type == "code" and any(words in cell.source for words in wanted)
+    ]
+    run_cells(page, needed(cells, places))
+
+
 @pytest.mark.parametrize("stem", NOTEBOOKS)
 def test_notebook_in_the_browser(page, lab, stem):
-    open_notebook(page, lab, stem)
+    open_notebook(page, stem)
     stored = page.locator(".jp-OutputArea-output :is(.js-plotly-plot, img)")
     stored.nth(1).wait_for(state="attached")  # a freshly opened notebook shows its pictures
     cut = "all => all.filter(e => e.offsetWidth > e.closest('.jp-OutputArea').clientWidth).length"
     assert stored.evaluate_all(cut) == 0, "and none of them is cut off"
     assert "Error displaying widget" not in page.inner_text(".jp-Notebook")
 
-    run_all(page)
+    run(page, lab, stem)
     area = explorer(page)
     move(area)
     photograph(page, area, stem)

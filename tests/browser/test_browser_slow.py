@@ -21,10 +21,10 @@ def write(lab, stem, *cells):
     return stem
 
 
-def test_a_slow_browser_draws_it(page, lab):
+def test_a_slow_browser_draws_it(new_page, lab):
     """Six times slower: too slow for a front end of 5 MB that has 2 seconds."""
-    slow = page.context.new_cdp_session(page)
-    open_notebook(page, lab, write(lab, "slow", EXPLORER))
+    page, slow = new_page, new_page.context.new_cdp_session(new_page)
+    open_notebook(page, write(lab, "slow", EXPLORER))
     slow.send("Emulation.setCPUThrottlingRate", {"rate": 6})
     run_all(page)
     area = explorer(page)
@@ -36,7 +36,7 @@ def test_a_slow_browser_draws_it(page, lab):
 
 
 def test_the_picture_answers_where_no_live_figure_comes(page, lab):
-    open_notebook(page, lab, write(lab, "picture", BROKEN, EXPLORER))
+    open_notebook(page, write(lab, "picture", BROKEN, EXPLORER))
     run_all(page)
     area = explorer(page)
     for _ in range(2):

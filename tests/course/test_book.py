@@ -17,6 +17,8 @@ from html_page import Page
 import tqlearn
 from tqlearn.lab import exercises
 
+pytestmark = pytest.mark.slow  # building the site
+
 ROOT = Path(__file__).parents[2]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("[0-9]*.ipynb"))
 RESULTS = sorted((ROOT / "benchmarks" / "results").glob("*.json"))

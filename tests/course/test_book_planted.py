@@ -2,6 +2,7 @@
 
 import base64
 import re
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -93,6 +94,7 @@ def test_faults_of_notebooks_are_all_named(tmp_path):
         assert re.search(message, line)
 
 
+@pytest.mark.slow
 def test_faults_of_pages_are_all_named_and_an_earlier_site_stays(tmp_path):
     (tmp_path / "site").mkdir()
     (tmp_path / "site" / ".tqlearn-site").touch()
@@ -149,6 +151,7 @@ def planted(tmp_path_factory) -> tuple[Path, Page]:
     return tmp_path / "site", Page(html)
 
 
+@pytest.mark.slow
 def test_links_between_pages_files_and_folders(planted):
     site, page = planted
     links = [a["href"] for a in page.all("a") if "href" in a]
@@ -162,11 +165,13 @@ def test_links_between_pages_files_and_folders(planted):
     assert {"two-words-one"} <= {tag.get("id") for _, tag in page.tags}
 
 
+@pytest.mark.slow
 def test_tables_scroll_and_an_empty_head_goes(planted):
     assert len(planted[1].all("table")) == 2 and len(planted[1].all("thead")) == 1
     assert planted[1].html.count("pst-scrollable-table-container") == 2
 
 
+@pytest.mark.slow
 def test_outputs_of_every_kind(planted):
     _, page = planted
     (image,) = page.all("img")
@@ -176,6 +181,7 @@ def test_outputs_of_every_kind(planted):
     assert len(page.all("math")) == 3
 
 
+@pytest.mark.slow
 def test_hints_and_solution_are_folded(planted):
     exercise = exercises.find("00.1")
     _, hints, solution = planted[1].html.split("<details>")
@@ -185,6 +191,7 @@ def test_hints_and_solution_are_folded(planted):
     assert Page(hints).all("li") and len(Page(hints).all("li")) == len(exercise.hints)
 
 
+@pytest.mark.slow
 def test_first_mentions_lead_to_the_glossary(planted):
     site, page = planted
     found = re.findall(r'glossary.html#(term-[^"]+)"[^>]*><span class="term[^>]*>(.+?)<', page.html)
@@ -206,13 +213,14 @@ def test_a_glossary_without_terms_and_the_longest_name_first():
     assert [match[0] for match in find(text)] == ["low\nrank", "2:4", "TT-SVD", "rank"]
 
 
-def test_a_folder_that_is_no_site_stays(tmp_path):
+def test_a_folder_that_is_no_site_stays(tmp_path, capsys):
     mine = tmp_path / "site" / "diary.txt"
     mine.parent.mkdir()
     mine.write_text("dear diary")
     plant(tmp_path)
-    run = command(tmp_path)
-    assert run.returncode == 1 and "something that is not a site" in run.stderr
+    main = runpy.run_path(str(ROOT / "docs" / "__main__.py"))["main"]
+    assert main(["--course", str(tmp_path / "repo"), "--out", str(mine.parent)]) == 1
+    assert "something that is not a site" in capsys.readouterr().err
     assert mine.read_text() == "dear diary"
 
 

@@ -18,6 +18,8 @@ from test_teach import planted
 
 from tqlearn.lab import teach
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 CANARY = ROOT / "tests" / "course" / "canary"
 
@@ -67,6 +69,11 @@ def test_canary_right_is_green(canaries):
 def test_canary_wrong_is_red(canaries):
     assert ended(canaries, "wrong.ipynb") == ["FAILED Cell 1", "PASSED Cell 0"], canaries.stdout
     assert canaries.returncode == 1 and "mismatch" in canaries.stdout
+
+
+def test_canary_noisy_is_red(canaries):
+    assert ended(canaries, "noisy.ipynb") == ["FAILED Cell 1", "PASSED Cell 0"], canaries.stdout
+    assert "Cell wrote to stderr" in canaries.stdout and "a stray warning" in canaries.stdout
 
 
 def test_canary_solved_is_green(canaries):

@@ -133,6 +133,7 @@ def test_ranges_and_zeros_are_what_they_say(model, batches, student):
     assert running(student)["encoder.quant_sum"].groups == 16
 
 
+@pytest.mark.slow
 def test_the_table_is_whole_and_plausible(table, model):
     assert len(table) == 20 * 5 * 4 and len(explorer.CHOICES) == 20
     floats = exp(loss(model))
@@ -151,6 +152,7 @@ def test_the_table_is_whole_and_plausible(table, model):
     assert abs(ends[0]) < 0.2 < ends[1]
 
 
+@pytest.mark.slow
 def test_a_moved_control_draws_what_a_fresh_figure_would(widget, table):
     moves = {"kind": "values", "bits": 2, "ranges": "one per tensor", "zeros": "not kept"}
     for name, value in moves.items():
@@ -164,6 +166,7 @@ def test_a_moved_control_draws_what_a_fresh_figure_would(widget, table):
         assert list(mine.y) == list(other.y) and list(mine.x) == list(other.x)
 
 
+@pytest.mark.slow
 def test_the_drawing_shows_the_table(widget, table):
     setting = {"ranges": explorer.FULLYQT[0], "zeros": explorer.FULLYQT[1]}
     bars, full, control, ring = widget.figure.data
@@ -180,6 +183,7 @@ def test_the_drawing_shows_the_table(widget, table):
     assert f"perplexity {mine['perplexity']:.2f} where floats have" in widget.caption.value
 
 
+@pytest.mark.slow
 def test_a_callback_takes_less_than_300_ms(widget):
     start = time.thread_time()
     widget.controls["bits"].value = 8

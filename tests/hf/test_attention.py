@@ -134,6 +134,7 @@ for folder in sys.argv[1:]:
 """
 
 
+@pytest.mark.slow  # test_bridge.py has one for every run
 def test_a_new_process_gives_bit_equal_logits(tmp_path):
     inputs = batch()
     model = student(inputs)

@@ -4,6 +4,7 @@ import __future__
 
 import json
 import re
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,7 @@ REFUSED = {"block_indices"}
 TENSORS = {"query", "key", "value", "attention_mask"}
 
 
+@cache
 def eager_functions() -> dict[str, list[str]]:
     """Source of every eager attention function -> the families that have it."""
     found = {}

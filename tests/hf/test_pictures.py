@@ -212,6 +212,7 @@ def test_a_small_vit_learns_digits(trained):
     assert trained[1]["accuracy"] > 90
 
 
+@pytest.mark.slow
 def test_a_folder_gives_model_and_processor_back(trained, digits):
     model, processor = tq.teachers.load(str(trained[0]))
     assert isinstance(model, ViTForImageClassification) and not model.training
@@ -219,6 +220,7 @@ def test_a_folder_gives_model_and_processor_back(trained, digits):
     assert evaluate_pictures(model, processor, digits["test"]) == trained[1]
 
 
+@pytest.mark.slow
 def test_the_best_epoch_is_loaded_whole(trained):
     """transformers would save a ViT under other names, and a Trainer then loads half of them."""
     folder, _ = trained
@@ -261,6 +263,7 @@ def test_a_packed_vit_comes_back(tmp_path):
     torch.testing.assert_close(again(picture).logits, student(picture).logits)
 
 
+@pytest.mark.slow
 def test_a_checkpoint_with_another_head(trained):
     model, _ = checkpoints.load_checkpoint(trained[0], ["cat", "dog", "eel"])
     assert model.classifier.out_features == 3 and model.config.id2label[2] == "eel"
@@ -323,6 +326,7 @@ def test_local_cifar_refuses(tmp_path):
         load()
 
 
+@pytest.mark.slow
 def test_real_cifar(data_folder):
     dd = tqlearn.data.load("cifar10", source="local", folder=data_folder)
     counts = {name: Counter(split["label"]) for name, split in dd.items()}

@@ -369,6 +369,7 @@ def test_the_recipes(tokenizer, tmp_path, monkeypatch):
     assert isinstance(tq.teachers.load(str(tmp_path / "student"))[0], BertForQuestionAnswering)
 
 
+@pytest.mark.slow
 def test_real_squad_scores_itself(data_folder):
     """All references as predictions are right; so is the longest of every question's."""
     dev = tqlearn.data.load("squad", source="local", folder=data_folder)["validation"]

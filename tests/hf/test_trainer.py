@@ -275,8 +275,10 @@ def test_maximal_ranks_need_no_training():
 
 @pytest.mark.slow
 def test_distillation_recovers_a_tiny_encoder():
-    """Check 9, smaller, and its order. From one instruction set to another an end moves by 0.6 %:
-    too much for the sheet's 3 % at 8 bits, or for FP32 <= INT4, which is 3 % here.
+    """Check 9, smaller, and its order; the sheet's 3 % at 8 bits.
+
+    Here 8 bits are within 0.1 % of FP32, 4 bits within 2 %, and 2 bits 6 % above; from one
+    instruction set to another an end moves by 0.6 %.
     """
     teacher = smoke_teacher()
     start, fp32 = distill(teacher, smoke_plan(False, None))
@@ -284,7 +286,7 @@ def test_distillation_recovers_a_tiny_encoder():
     random = distill(teacher, smoke_plan(False, None, init="random"))[1][1]
     print(f"start {start[1]:.5f} fp32 {fp32[1]:.5f} {ends} random {random:.5f}")
     assert fp32[1] < 0.35 * start[1]
-    assert abs(ends[8] / fp32[1] - 1) < 0.06 and abs(ends[4] / fp32[1] - 1) < 0.10
+    assert abs(ends[8] / fp32[1] - 1) < 0.03 and abs(ends[4] / fp32[1] - 1) < 0.06
     assert max(fp32[1], ends[4]) < ends[2]
     assert fp32[1] < random
 

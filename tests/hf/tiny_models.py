@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Iterable
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -44,6 +45,7 @@ SIZES = {  # part of an option's name -> its size; the first that fits
 TOKENS = "pad_token_id", "bos_token_id", "eos_token_id", "decoder_start_token_id"
 
 
+@cache
 def families() -> dict[str, str]:
     """Return folder -> source of every model that calls transformers' attention registry."""
     found = {}

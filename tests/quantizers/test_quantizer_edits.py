@@ -228,6 +228,7 @@ def test_real_positions():
     assert set(kept.tolist()) == set(p[0, :, :2, :2].flatten().tolist() + p[1, :, 0, 0].tolist())
 
 
+@pytest.mark.slow
 def test_export_and_compile():
     x = torch.randn(3, 24)
     for edit in EDITS:

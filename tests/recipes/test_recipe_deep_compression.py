@@ -124,6 +124,7 @@ BASES = {  # nominal bytes, with places; spec sheet, 7
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", BASES)
 def test_the_plan_makes_the_three_base_models_as_small_as_the_spec_sheet_says(kind):
     make, config, nominal, with_places = BASES[kind]
@@ -242,6 +243,7 @@ def weights(folder):
     return load_file(folder / "model.safetensors")
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_to_the_same_model(tmp_path, few_rows):
     """The last phase died after a checkpoint: same weights, the best checkpoint's at that."""
     record = short(tmp_path)
@@ -269,6 +271,7 @@ def test_a_dense_baseline_is_saved_as_it_is(tmp_path, few_rows):
     assert not any("code" in name for name in weights(tmp_path))
 
 
+@pytest.mark.slow
 def test_the_grid_without_a_zero_has_no_sparse_format(tmp_path, few_rows):
     """It trains and comes back, dropped weights away from zero; no size is claimed for it."""
     record = short(tmp_path, "--zero", "False")

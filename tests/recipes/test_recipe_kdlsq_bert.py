@@ -171,42 +171,46 @@ def distilled(teacher):
 def test_tiny_end_to_end():
     """Check 12, mean of three seeds: distillation pays at 2 bits, a start too, 8 bits cost nothing.
 
-    Both students start at max|v|, at chance, and have 24 steps: with 40 labels alone are enough for
-    a task this small. Distilled is ahead by 0.09 to 0.14 in each seed, on every instruction set to
-    0.01. A start counts by its steps to the loss that max|v| has after 24.
+    The students have one teacher; a seed is the rows that they see. Both start at max|v|, at
+    chance, and have 20 steps: with 40 labels alone are enough for a task this small. Distilled is
+    ahead by 0.03 to 0.11 in each seed. A start counts by its steps to the loss that max|v|, the
+    student above, has after 20.
     """
-    goal = None
-    found = {"teacher": [], "distilled": [], "labels": [], "8-8-8": []}
+    torch.manual_seed(0)
+    teacher = BertForSequenceClassification(BertConfig(**SMALL.to_dict() | {"num_labels": 6}))
+    trained(teacher, 300, 0)
+    whole = accuracy(teacher)
+    teacher.set_attn_implementation(SCORES)
+    batches = [{k: v for k, v in how_many(64, 5).items() if k != "labels"}]
+
+    def student(bits, init="truncation"):
+        made = recipe.quantize(teacher, batches, bits, init)
+        made.set_attn_implementation(SCORES)
+        return made.train()
+
+    def smooth(losses):
+        return [sum(losses[i : i + 5]) / 5 for i in range(16)]
+
+    found = {"distilled": [], "labels": [], "8-8-8": []}
     needed = {init: 0 for init in ("max", "truncation", "kl", "mse")}
-    for seed in range(3):
-        torch.manual_seed(seed)
-        teacher = BertForSequenceClassification(BertConfig(**SMALL.to_dict() | {"num_labels": 6}))
-        trained(teacher, 300, seed)
-        found["teacher"].append(accuracy(teacher))
-        teacher.set_attn_implementation(SCORES)
-        batches = [{k: v for k, v in how_many(64, 5).items() if k != "labels"}]
-
-        def student(bits, init="truncation", teacher=teacher, batches=batches):
-            made = recipe.quantize(teacher, batches, bits, init)
-            made.set_attn_implementation(SCORES)
-            return made.train()
-
+    for seed in range(10, 13):
         one, two, eight = student("2-2-8", "max"), student("2-2-8", "max"), student("8-8-8")
-        trained(one, 24, seed + 10, distilled(teacher))
-        trained(two, 24, seed + 10)
-        trained(eight, 20, seed + 10, distilled(teacher), rate=1e-4, clips=1e-4)
+        losses = {"max": trained(one, 20, seed, distilled(teacher))}
+        trained(two, 20, seed)
+        trained(eight, 5, seed, distilled(teacher), rate=1e-4, clips=1e-4)
         for name, model in (("distilled", one), ("labels", two), ("8-8-8", eight)):
             found[name].append(accuracy(model))
-        for init in needed:  # "max" comes first and sets the goal
-            losses = trained(student("2-2-8", init), 24, seed + 20, distilled(teacher))
-            smooth = [sum(losses[i : i + 5]) / 5 for i in range(20)]
-            goal = smooth[-1] if init == "max" else goal
-            needed[init] += next((i for i, loss in enumerate(smooth) if loss <= goal), 24)
+        goal = smooth(losses["max"])[-1]
+        for init in needed:
+            if init not in losses:
+                losses[init] = trained(student("2-2-8", init), 20, seed, distilled(teacher))
+            needed[init] += next(i for i, loss in enumerate([*smooth(losses[init]), goal])
+                                 if loss <= goal)  # fmt: skip
     mean = {name: sum(values) / 3 for name, values in found.items()}
-    print(mean, needed)
-    assert min(found["teacher"]) > 0.95
+    print(whole, found, needed)
+    assert whole > 0.95
     assert mean["distilled"] > mean["labels"] + 0.04
-    assert mean["8-8-8"] > mean["teacher"] - 0.005
+    assert mean["8-8-8"] > whole - 0.005
     assert all(needed[init] < needed["max"] for init in ("truncation", "kl", "mse"))
 
 

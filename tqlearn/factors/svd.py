@@ -8,14 +8,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ..precision import is_finite
+
 METHODS = ("auto", "exact", "gram", "filter")
 FLOOR = 1e-3  # what is left, as a share of all squares; rounding blurs smaller differences
 
 
 def check_finite(tensor: Float[Tensor, "..."]) -> None:
     """Raise a ValueError if an entry is NaN or infinite."""
-    ends = torch.stack(torch.aminmax(tensor.detach()))  # NaN wins; no copy, as isfinite makes
-    if not torch.isfinite(ends).all():
+    if not is_finite(tensor):
         raise ValueError(
             f"a tensor with NaN or infinite entries has no SVD; got one shaped {(*tensor.shape,)}"
         )

@@ -8,7 +8,8 @@ from ..quantizers.running_ranges import switch
 class QuantizeFromStep(TrainerCallback):
     """Let a model's min-max quantizers rest at first, then watch, then round.
 
-    Until it rounds the model trains as in floats. Make the model with ``compress`` before, so that
+    Until it rounds the model trains as in floats, but for fixed sinusoids: those are on their grid
+    from the start. Make the model with ``compress`` before, so that
     its parameters, its optimizer and its checkpoints are the same all the way; a run that goes on
     from a checkpoint finds the right phase by itself.
 

@@ -4,12 +4,13 @@ Padding is no data. Where a batch comes with an ``attention_mask``, quantizers o
 the real positions only.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from ..precision import is_finite
 from ..stages import is_quantizer
 
 
@@ -62,7 +63,7 @@ def _calibrate_chain(name: str, chain: nn.Module) -> None:
         if is_quantizer(stage):
             stage.calibrate(x)
         x = stage(x)
-    if not torch.isfinite(x).all():
+    if not is_finite(x):
         raise ValueError(f"{name} is not finite after calibration")
 
 
@@ -84,7 +85,29 @@ def _calibrate_inputs(model: nn.Module, quantizers: dict, batches: Iterable | No
         module.calibrate(*(inputs if told else (x,)))
         seen[module].append([t.detach().clone() for t in _numbers(module)])
 
-    hooks = [module.register_forward_pre_hook(look) for module in quantizers]
+    run_hooked(model, batches, dict.fromkeys(quantizers, look), masks)
+    if blind := [quantizers[module] for module, found in seen.items() if not found]:
+        raise ValueError(
+            f"no batch reached {len(blind)} quantizers, the first is {blind[0]!r}; either these "
+            "batches do not use its layer, or the model multiplies with the layer's weight and "
+            "never calls it, as torch's MultiheadAttention does: leave activations out there"
+        )
+    with torch.no_grad():
+        for module, found in seen.items():
+            for target, values in zip(_numbers(module), zip(*found, strict=True), strict=True):
+                target.detach().copy_(torch.stack(values).mean(0))
+
+
+def run_hooked(
+    model: nn.Module, batches: Iterable, looks: Mapping[nn.Module, Callable], masks: list[Tensor]
+) -> None:
+    """Run batches in evaluation mode while hooks look at what modules are given, then remove them.
+
+    Args:
+        looks: module -> what is called with it and its positional inputs, before its forward.
+        masks: is filled with the masks of the present batch, for ``real``.
+    """
+    hooks = [module.register_forward_pre_hook(look) for module, look in looks.items()]
     training = {module: module.training for module in model.modules()}
     try:
         with torch.no_grad():
@@ -100,16 +123,6 @@ def _calibrate_inputs(model: nn.Module, quantizers: dict, batches: Iterable | No
             module.training = mode
         for hook in hooks:
             hook.remove()
-    if blind := [quantizers[module] for module, found in seen.items() if not found]:
-        raise ValueError(
-            f"no batch reached {len(blind)} quantizers, the first is {blind[0]!r}; either these "
-            "batches do not use its layer, or the model multiplies with the layer's weight and "
-            "never calls it, as torch's MultiheadAttention does: leave activations out there"
-        )
-    with torch.no_grad():
-        for module, found in seen.items():
-            for target, values in zip(_numbers(module), zip(*found, strict=True), strict=True):
-                target.detach().copy_(torch.stack(values).mean(0))
 
 
 def _numbers(quantizer: nn.Module) -> list[Tensor]:

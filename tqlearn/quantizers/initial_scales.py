@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..precision import widened
+from ..precision import is_finite, widened
 
 # spec sheet KDLSQ, 3.3 for 2, 3, 4 and 8 bits; 5 to 7 lie between them and are our choice
 GAMMA = {2: 0.05, 3: 0.05, 4: 0.02, 5: 0.01, 6: 0.005, 7: 0.002, 8: 0.001}
@@ -47,7 +47,7 @@ def parse_rule(rule: str) -> tuple[str, float | None]:
 
 def require_finite(x: Float[Tensor, "..."]) -> None:
     """Raise a ValueError for an empty tensor or one with a NaN or infinite entry."""
-    if x.numel() == 0 or not torch.isfinite(x).all():
+    if x.numel() == 0 or not is_finite(x):
         raise ValueError(
             f"a scale needs finite values to start from, got shape {(*x.shape,)} with "
             f"{int((~torch.isfinite(x)).sum())} NaN or infinite entries"

@@ -116,8 +116,8 @@ class RunningRange(Uniform):
 def switch(model: nn.Module, *, follows: bool = True, rounds: bool = True) -> nn.Module:
     """Let the min-max quantizers of a model follow their tensors or not, round or not, in place.
 
-    ``follows`` alone watches without changing the model; neither leaves it as if in floats. A saved
-    model comes back with both.
+    ``follows`` alone watches without changing the model; neither leaves it as if in floats, but for
+    fixed sinusoids, which stay on their grid. A saved model comes back with both.
 
     Args:
         follows: for ranges of activations; those of weights follow when they round.

@@ -7,15 +7,22 @@ other.
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from ..quantizers.grid import require_calibrated
 from ..shapes import packed_bytes
 from ..sparsity.blocks import BlockMask, RowMask
 from ..sparsity.nm import NMMask
-from ..stages import is_frozen, is_quantizer, mask_of, put, strip
+from ..stages import is_frozen, is_quantizer, mask_of, own_class, put, strip
 from .packed import Packed
 from .packed_nm import PackedNM
 from .tied import retie, ties
+
+
+def behind_stages(model: nn.Module) -> list[Tensor]:
+    """Return the tensors under masks, quantizers or codes: what packing and baking replace."""
+    chains = (getattr(module, "parametrizations", {}).values() for module in model.modules())
+    return [chain.original for found in chains for chain in found if chain.is_tensor]
 
 
 def pack_tensors(model: nn.Module) -> nn.Module:
@@ -49,7 +56,7 @@ def _pack_tensor(module: nn.Module, name: str, chain: nn.Module) -> None:
     else:
         packed, codes = Packed.of(x, q)
     packed.frozen = is_frozen(module, name)
-    strip(module, name)
+    parametrize.remove_parametrizations(own_class(module), name, leave_parametrized=False)
     place_packed(module, name, packed, codes)
 
 

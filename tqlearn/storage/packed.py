@@ -13,13 +13,13 @@ from torch import Tensor, nn
 
 from ..computed import Computed
 from ..precision import Fine
-from ..quantizers.grid import decode, grid_is_a_scale
+from ..quantizers.grid import Quantizer, decode, grid_is_a_scale
 from ..quantizers.rounding import positive
 from ..registry import build, register, spec_of
 from ..shapes import packed_bytes
 from ..stages import fit
 from .coded import Coded
-from .codes import WORD, look_up, pack_bits, unpack_bits
+from .codes import CHUNK, WORD, look_up, pack_bits, unpack_bits
 
 
 @register
@@ -67,7 +67,14 @@ class Packed(Fine):
     def of(cls, x: Float[Tensor, "..."], q: nn.Module) -> tuple["Packed", UInt8[Tensor, "_"]]:
         """Return the module and the stream for a tensor and its quantizer."""
         packed = cls(list(x.shape), q.bits, q.qmin, spec_of(q)).to(x.device, x.dtype)
-        return packed._take(q), pack_bits(q.codes(x), q.bits, q.qmin)
+        return packed._take(q), packed._stream(q, x)
+
+    def _stream(self, q: nn.Module, x: Tensor) -> UInt8[Tensor, "_"]:
+        """Pack in parts where the grid is one for all: no second copy of a large tensor is held."""
+        if not isinstance(q, Quantizer) or q.groups != 1:
+            return pack_bits(q.codes(x), self.bits, self.qmin)
+        parts = x.flatten().split(CHUNK)
+        return torch.cat([pack_bits(q.codes(part), self.bits, self.qmin) for part in parts])
 
     def _take(self, q: nn.Module) -> "Packed":
         if self.grid is None:
@@ -86,7 +93,7 @@ class Packed(Fine):
         (q,) = self.stages()
         fit([q], values)
         self._take(q)
-        return pack_bits(q.codes(values), self.bits, self.qmin)
+        return self._stream(q, values)
 
     def _decode(self, codes: Int[Tensor, "..."]) -> Float[Tensor, "..."]:
         values = decode(codes, self.scale) if self.grid is None else self.grid.decode(codes)

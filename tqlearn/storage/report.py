@@ -13,6 +13,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from safetensors.torch import save_model
 from torch import nn
 from torch.nn.utils.parametrize import ParametrizationList
@@ -20,7 +21,8 @@ from torch.nn.utils.parametrize import ParametrizationList
 from ..quantizers.grid import require_calibrated
 from ..shapes import packed_bytes
 from ..stages import is_quantizer
-from .pack import pack_tensors, stored_bits, stored_bytes
+from .pack import behind_stages, pack_tensors, stored_bits, stored_bytes
+from .packed import Packed
 
 
 @dataclass(frozen=True)
@@ -137,7 +139,7 @@ def _row(name: str, module: nn.Module, seen: set[int]) -> dict | None:
         count += parameter.numel()
         nominal += packed_bytes(parameter.numel(), 8 * parameter.element_size())
         kinds.add(8 * parameter.element_size())
-    for key, chain in getattr(module, "parametrizations", {}).items():
+    for chain in getattr(module, "parametrizations", {}).values():
         if not chain.is_tensor:  # weight_norm: stored as the tensors behind it
             plain = list(chain.parameters(recurse=False))
             count += sum(t.numel() for t in plain)
@@ -147,7 +149,8 @@ def _row(name: str, module: nn.Module, seen: set[int]) -> dict | None:
         if id(chain.original) in seen:
             continue
         seen.add(id(chain.original))
-        numel = getattr(module, key).numel()
+        packed = isinstance(chain[-1], Packed)
+        numel = torch.Size(chain[-1].shape).numel() if packed else chain.original.numel()
         numbers, needed = stored_bytes(chain, numel)
         count, nominal, metadata = count + numel, nominal + numbers, metadata + needed
         kinds.add(stored_bits(chain))
@@ -170,7 +173,7 @@ def file_bytes(model: nn.Module) -> int:
 
     A transformers model is written by its own ``save_pretrained``, which may rename tensors.
     """
-    packed = pack_tensors(copy.deepcopy(model))
+    packed = pack_tensors(copy.deepcopy(model, {id(t): t for t in behind_stages(model)}))
     with tempfile.TemporaryDirectory() as folder:
         if hasattr(packed, "save_pretrained"):
             with contextlib.redirect_stderr(io.StringIO()):  # its progress bar

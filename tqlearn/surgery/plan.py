@@ -6,7 +6,7 @@ A plan is a dict: shell wildcard on module names -> list of edits. The first pat
 
 import copy
 import difflib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
@@ -124,8 +124,7 @@ def left_out(model: nn.Module, plan: Plan, made: Mapping[str, nn.Module]) -> dic
         if ".parametrizations." in f".{name}.":  # a found layer keeps these behind its stages
             continue
         chains = getattr(module, "parametrizations", {})
-        own = [*module._parameters, *(key for key, chain in chains.items() if chain.is_tensor)]
-        for key in own:
+        for key in (*module._parameters, *(k for k, c in chains.items() if c.is_tensor)):
             tensor = getattr(module, key)
             if _is_matrix(tensor):
                 found[f"{name}.{key}".lstrip(".")] = tensor.numel() * tensor.element_size()
@@ -148,11 +147,15 @@ def naming(name: str) -> Iterator[None]:
         raise type(error)(f"{name}: {words}") from error
 
 
-def copied(model: nn.Module) -> nn.Module:
-    """Return a copy of a model, or say which module cannot be copied."""
+def copied(model: nn.Module, shared: Iterable[Tensor] = ()) -> nn.Module:
+    """Return a copy of a model, or say which module cannot be copied.
+
+    Args:
+        shared: tensors that the copy holds too, as it will soon replace them: no memory for them.
+    """
     for name, module in model.named_modules():
         require_no_hook(name, module)
-    return copy.deepcopy(model)
+    return copy.deepcopy(model, {id(tensor): tensor for tensor in shared})
 
 
 @dataclass(frozen=True)

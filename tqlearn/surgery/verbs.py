@@ -12,7 +12,7 @@ from ..quantizers.inputs import lift
 from ..sparsity.blocks import tie
 from ..stages import Cores
 from ..storage.layout import attach_layout
-from ..storage.pack import bake_tensors, pack_tensors, unpack_tensors
+from ..storage.pack import bake_tensors, behind_stages, pack_tensors, unpack_tensors
 from ..storage.packed import Packed
 from ..storage.tied import replace
 from .plan import Plan, copied, left_out, match, naming
@@ -29,7 +29,9 @@ def compress(model: nn.Module, plan: Plan, *, inplace: bool = False) -> nn.Modul
         model: any torch model; a transformers model also records the layout in its config.
         plan: pattern -> edits, applied left to right; the first pattern that fits wins and ``[]``
             leaves alone.
-        inplace: change ``model`` itself, to save the memory.
+        inplace: change ``model`` itself, to save the memory: no weight is copied, and what a new
+            layer takes the place of is freed. An edit of one's own that writes into the weight
+            which it is given writes into the model's.
 
     Returns:
         A new model; ``model`` is unchanged, so it can serve as the teacher.
@@ -45,9 +47,11 @@ def compress(model: nn.Module, plan: Plan, *, inplace: bool = False) -> nn.Modul
     >>> type(student[0]).__name__, type(teacher[0]).__name__
     ('TTLinear', 'Linear')
     """
-    made = {}
+    made, old = {}, []
     for name, edits in match(model, plan).items():
-        new = copy.deepcopy(model.get_submodule(name))
+        layer = model.get_submodule(name)
+        old += layer.parameters()
+        new = copy.deepcopy(layer, {id(p): p for p in layer.parameters()} if inplace else {})
         for edit in edits:
             training = new.training
             with naming(name):
@@ -59,7 +63,7 @@ def compress(model: nn.Module, plan: Plan, *, inplace: bool = False) -> nn.Modul
             new.train(training)
         made[name] = new
     _say_left(left_out(model, plan, made), model)
-    student = model if inplace else copied(model)
+    student = model if inplace else copied(model, old)
     before = {name: student.get_submodule(name) for name in made}
     try:
         return attach_layout(tie(replace(student, made)))
@@ -92,7 +96,7 @@ def pack(model: nn.Module, *, keep_floats: bool = False) -> nn.Module:
     Raises:
         ValueError: a quantizer has no scale yet.
     """
-    packed = pack_tensors(copied(model))
+    packed = pack_tensors(copied(model, behind_stages(model)))
     for module in packed.modules():
         if isinstance(module, Packed):
             module.keep_floats = keep_floats
@@ -112,7 +116,7 @@ def bake(model: nn.Module, *, dense: bool = False) -> nn.Module:
             loads anywhere (and is as large as the teacher). Quantizers of activations go then, for
             a plain layer has no place for them; without ``dense`` they stay.
     """
-    plain = bake_tensors(copied(model))
+    plain = bake_tensors(copied(model, behind_stages(model)))
     if dense:
         made = {}
         for name, module in list(plain.named_modules()):

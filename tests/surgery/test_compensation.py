@@ -1,0 +1,185 @@
+"""Error compensation: golden numbers of the spec sheet, the normal equations, whole models."""
+
+import pytest
+import torch
+from torch import nn
+
+import tqlearn as tq
+from tqlearn.quantizers import grid
+from tqlearn.surgery import sweep
+
+N, J, R = (torch.arange(1, n + 1, dtype=torch.float64) for n in (40, 12, 6))
+X = (0.37 * N[:, None] * J).sin() + 0.5 * (0.11 * N[:, None]).cos()
+W = (0.7 * R[:, None] * J).cos() + 0.1 * R[:, None]
+H = X.T @ X
+
+
+def symmetric(bits):
+    """Codes -2^(b-1) .. 2^(b-1) - 1 of a scale per row that is read from W."""
+    top = 2 ** (bits - 1) - 1
+    scale = W.abs().amax(1, keepdim=True) / top
+    return lambda x, k=None: (x / scale).round().clamp(-top - 1, top) * scale
+
+
+def error(q, x=X, w=W):
+    return float((x @ (w - q).T).square().sum() / (x @ w.T).square().sum())
+
+
+@pytest.mark.parametrize(
+    ("bits", "nearest", "plain", "by_size"),
+    [(4, 0.002644, 0.002014, 0.001946), (3, 0.018511, 0.011712, 0.012014),
+     (2, 0.108288, 0.076633, 0.074762)],
+)  # fmt: skip
+@pytest.mark.parametrize("block", [1, 5, 128])
+def test_gptq_golden_numbers(bits, nearest, plain, by_size, block):
+    rounded = symmetric(bits)
+    assert error(rounded(W)) == pytest.approx(nearest, abs=1e-6)
+    assert error(sweep(W, H, rounded, block=block)) == pytest.approx(plain, abs=1e-6)
+    found = sweep(W, H, rounded, by_size=True, block=block)
+    assert error(found) == pytest.approx(by_size, abs=1e-6)
+
+
+@pytest.mark.parametrize("block", [1, 4, 6, 128])
+def test_sparse_gpt_golden_number(block):
+    found = sweep(W, H, lambda column, k: column, pattern="2:4", block=block)
+    assert error(found) == pytest.approx(0.047645, abs=1e-6)
+    assert (found.reshape(-1, 4) == 0).sum(1).tolist() == [2] * 18
+
+
+def test_the_sweep_is_the_normal_equations():
+    """After every column, those that are left are the exact best answer to those that are fixed."""
+    rounded, damped = symmetric(3), H + 0.01 * H.diagonal().mean() * torch.eye(12).double()
+    expected, rest = torch.empty_like(W), W.clone()
+    for k in range(12):
+        expected[:, k] = rounded(rest[:, k : k + 1])[:, 0]
+        s, f = slice(0, k + 1), slice(k + 1, 12)
+        moved = (W - expected)[:, s] @ damped[s, f] @ torch.linalg.inv(damped[f, f])
+        rest[:, f] = W[:, f] + moved
+    assert torch.allclose(sweep(W, H, rounded), expected, atol=1e-9)
+
+
+def test_a_diagonal_hessian_rounds_to_nearest():
+    rounded = symmetric(3)
+    assert torch.equal(sweep(W, torch.diag(J), rounded), rounded(W))
+
+
+def test_a_dead_input_costs_nothing():
+    x = X.clone()
+    x[:, 3] = 0
+    found = sweep(W, x.T @ x, symmetric(4))
+    assert torch.isfinite(found).all() and not found[:, 3].any()
+    assert error(found, x) < error(symmetric(4)(W), x)
+
+
+def test_refusals():
+    with pytest.raises(ValueError, match="tear the groups of a pattern apart"):
+        sweep(W, H, symmetric(4), pattern="2:4", by_size=True)
+    with pytest.raises(ValueError, match="NaN or infinite"):
+        sweep(W, H * torch.nan, symmetric(4))
+    net = nn.Sequential(nn.Linear(12, 6))
+    with pytest.raises(ValueError, match="no linear layer has a quantizer"):
+        tq.compensate(net, [X.float()])
+    student = tq.compress(net, {"0": [tq.LSQ(bits=4)]})
+    with pytest.raises(ValueError, match="no scale yet"):
+        tq.compensate(student, [X.float()])
+    unused = nn.ModuleDict({"used": nn.Linear(12, 6), "idle": nn.Linear(12, 6)})
+    unused.forward = lambda x: unused["used"](x)
+    student = tq.calibrate(tq.compress(unused, {"*": [tq.LSQ(bits=4)]}))
+    student.forward = lambda x: student["used"](x)
+    with pytest.raises(ValueError, match="no batch reached 1 layers, the first is 'idle'"):
+        tq.compensate(student, [X.float()])
+
+
+def mixed(n=64, width=48):
+    """Inputs that go together, so that there is something to compensate with."""
+    return torch.randn(n, 12) @ torch.randn(12, width) + 0.3 * torch.randn(n, width)
+
+
+EDITS = [
+    [tq.LSQ(bits=3)], [tq.LSQ(bits=3, per="channel")], [tq.LSQ(bits=2, per=16)],
+    [tq.SAWB(bits=2)], [tq.PACT(bits=3)], [tq.Uniform(bits=3, integer_zero=True)],
+    [tq.LSQPlus(bits=3)], [tq.LearnedClip(bits=2)], [tq.TwoFour()], [tq.TwoFour(update="ste")],
+    [tq.TwoFour(), tq.LSQ(bits=4)], [tq.TwoFour(pattern="4:8 pairs"), tq.SAWB(bits=4)],
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("edits", EDITS, ids=repr)
+def test_outputs_suffer_less_and_pack_bit_equal(edits):
+    net = nn.Sequential(nn.Linear(48, 32), nn.ReLU(), nn.Linear(32, 16))
+    x = mixed()
+    student = tq.calibrate(tq.compress(net, {"*": edits})).eval()
+    scales = {n: t.clone() for n, t in student.named_parameters() if "scale" in n or "clip" in n}
+    nearest = (student(x) - net(x)).square().mean()
+    found = tq.compensate(student, [x[:40], x[40:]])
+    assert [*found] == ["0", "2"] and all(after < before for before, after in found.values())
+    assert (student(x) - net(x)).square().mean() < nearest
+    for name, scale in scales.items():
+        assert torch.equal(scale, student.get_parameter(name))
+    if isinstance(edits[0], tq.TwoFour):
+        for k in (0, 2):
+            group = 8 if edits[0].pattern != "2:4" else 4
+            assert ((student[k].weight.reshape(-1, group) != 0).sum(1) <= group // 2).all()
+    packed = tq.pack(student)
+    assert torch.equal(packed(x), student(x))
+    assert torch.allclose(student(x), student.eval()(x))
+
+
+def test_every_layer_sees_what_the_compressed_ones_before_it_give():
+    """Swept alone with those inputs, the second layer comes out the same."""
+    net, x = nn.Sequential(nn.Linear(48, 32), nn.ReLU(), nn.Linear(32, 16)), mixed()
+    student = tq.calibrate(tq.compress(net, {"*": [tq.LSQ(bits=2)]})).eval()
+    second = student[2].parametrizations.weight
+    q = second[0]
+    tq.compensate(student, [x])
+    given = student[:2](x).detach()
+    expected = sweep(net[2].weight, given.T @ given, lambda column, k: q(column))
+    assert torch.allclose(second.original, expected, atol=1e-5)
+
+
+def test_padding_is_no_data():
+    class Padded(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(48, 16)
+
+        def forward(self, x, attention_mask):
+            return self.layer(x)
+
+    x, mask = mixed(40).reshape(4, 10, 48), torch.ones(4, 10, dtype=torch.long)
+    mask[:, 6:] = 0
+    found = []
+    for fill in (0.0, 100.0):
+        torch.manual_seed(1)
+        student = tq.calibrate(tq.compress(Padded(), {"layer": [tq.LSQ(bits=3)]}))
+        given = torch.where(mask[..., None] == 1, x, fill)
+        tq.compensate(student, [{"x": given, "attention_mask": mask}])
+        found.append(student.layer.weight.detach())
+    assert torch.equal(*found)
+
+
+def test_what_is_left_to_nearest_is_said():
+    net = nn.Sequential(nn.Embedding(9, 12), nn.Linear(12, 6))
+    student = tq.calibrate(tq.compress(net, {"*": [tq.LSQ(bits=4)]}))
+    with pytest.warns(UserWarning, match=r"1 weights stay rounded to nearest, the first is '0\.w"):
+        found = tq.compensate(student, [torch.tensor([[1, 2, 3]])])
+    assert [*found] == ["1"]
+    student = tq.calibrate(tq.compress(net, {"0": [tq.LSQ(bits=4)]}))
+    with pytest.raises(ValueError, match="no linear layer"):
+        tq.compensate(student, [torch.tensor([[1, 2, 3]])])
+
+
+def test_layers_of_one_input_share_its_hessian(monkeypatch):
+    """Queries, keys and values: one pass for the three."""
+    from transformers import BertConfig, BertModel
+
+    from tqlearn.surgery import compensation
+
+    config = BertConfig(vocab_size=50, hidden_size=32, num_hidden_layers=2, num_attention_heads=2,
+                        intermediate_size=64)  # fmt: skip
+    student = tq.compress(BertModel(config), {"encoder.*": [tq.LSQ(bits=3)]})
+    made, hessian = [], compensation._hessian
+    monkeypatch.setattr(compensation, "_hessian", lambda *a: made.append(1) or hessian(*a))
+    batch = {"input_ids": torch.randint(50, (4, 7)), "attention_mask": torch.ones(4, 7).long()}
+    found = tq.compensate(tq.calibrate(student), [batch])
+    assert len(found) == 12 and len(made) == 8
+    assert not grid.uncalibrated(student)

@@ -1,0 +1,236 @@
+"""Error compensation after training (GPTQ, SparseGPT): what rounding one column of a weight costs,
+the columns that are still to be rounded make up for.
+
+A layer gives y = x W^T. With H the mean of x^T x over its inputs, tr(D H D^T) is the mean squared
+error of the outputs when W moves by D. Once some columns are fixed, the others have an exact best
+answer; ``sweep`` takes it column by column.
+
+Sources: GPTQ (Frantar et al. 2022, arXiv 2210.17323), SparseGPT (arXiv 2301.00774).
+"""
+
+import copy
+import warnings
+from collections.abc import Callable, Iterable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from ..quantizers.calibration import real, run_hooked
+from ..quantizers.grid import Quantizer, require_calibrated
+from ..sparsity.nm import NMMask, nm_mask
+from ..stages import chain_of
+
+BLOCK = 128  # columns between two updates of all that are left
+
+
+@torch.no_grad()
+def sweep(
+    weight: Float[Tensor, "out in"],
+    hessian: Float[Tensor, "in in"],
+    rounded: Callable[[Tensor, int], Tensor],
+    *,
+    pattern: str | None = None,
+    damping: float = 0.01,
+    by_size: bool = False,
+    block: int = BLOCK,
+) -> Float[Tensor, "out in"]:
+    """Return a weight on its grid, near to the given one in what it does to the inputs.
+
+    Args:
+        weight: of a linear layer.
+        hessian: H, the mean of x^T x over the inputs x, up to a factor.
+        rounded: puts a column (out, 1) on the grid; also told which column it is.
+        pattern: "N:M" for a mask beside the grid, chosen group by group from what is left to round.
+        damping: this share of H's mean diagonal is added to the diagonal.
+        by_size: round the columns with the largest inputs first ("act-order"); without a pattern.
+        block: columns between two updates of the rest; changes the speed, not the result.
+
+    Raises:
+        ValueError: ``by_size`` together with a pattern, whose groups are neighbors; H has a NaN.
+
+    Source: spec sheet post-training methods, sections 1 and 2.
+    """
+    if by_size and pattern:
+        raise ValueError("columns in order of size tear the groups of a pattern apart; choose one")
+    w, h = weight.double().clone(), hessian.double().clone()
+    if not torch.isfinite(h).all():
+        raise ValueError("the inputs' Hessian holds a NaN or infinite entry; look at the batches")
+    dead = h.diagonal() == 0
+    h.diagonal()[dead] = 1
+    w[:, dead] = 0
+    order = (
+        h.diagonal().argsort(descending=True) if by_size else torch.arange(len(h), device=h.device)
+    )
+    w, h = w[:, order], h[order][:, order]
+    h.diagonal().add_(damping * h.diagonal().mean())
+    u = torch.linalg.cholesky(torch.cholesky_inverse(torch.linalg.cholesky(h)), upper=True)
+    group = int(pattern.split()[0].partition(":")[2]) if pattern else 1
+    block, done = -(-block // group) * group, torch.empty_like(w)
+    for start in range(0, len(h), block):
+        end = min(start + block, len(h))
+        errors = w.new_zeros(len(w), end - start)
+        for k in range(start, end):
+            if pattern and k % group == 0:
+                last = min(k + group, end)
+                keep = nm_mask((w[:, k:last] / u.diagonal()[k:last]).square(), pattern, pad=True)
+            column = rounded(w[:, k : k + 1].to(weight.dtype), int(order[k])).to(w.dtype)
+            if pattern:
+                column = column * keep[:, k % group, None]
+            errors[:, k - start] = error = (w[:, k] - column[:, 0]) / u[k, k]
+            w[:, k + 1 : end] -= torch.outer(error, u[k, k + 1 : end])
+            done[:, k] = column[:, 0]
+        w[:, end:] -= errors @ u[start:end, end:]
+    return done[:, order.argsort()].to(weight.dtype)
+
+
+def compensate(
+    model: nn.Module,
+    batches: Iterable,
+    *,
+    damping: float = 0.01,
+    by_size: bool = False,
+) -> dict[str, tuple[float, float]]:
+    """Move the quantized and N:M-masked weights of linear layers so that the outputs suffer less.
+
+    No training: each layer in the order of the forward pass, with the inputs that the compressed
+    layers before it give. Scales stay as calibrated; fixed masks are chosen anew. In place.
+
+    Args:
+        model: a student after ``calibrate``; its weights move, so start from trained ones.
+        batches: what the model is called with, as for ``calibrate``; read once for every layer, so
+            no generator. Hundreds of sentences, none of them from what will be judged.
+        damping, by_size: see ``sweep``; layers under a mask keep their order.
+
+    Returns:
+        Name -> squared error of the layer's outputs on the batches, as a share of their squares:
+        (with weights rounded to nearest, compensated).
+
+    Raises:
+        ValueError: a quantizer has no scale, no layer can be compensated, or no batch reached one.
+
+    Example::
+
+        student = tq.calibrate(tq.compress(model, {"*": [tq.LSQ(bits=3, per=64)]}))
+        tq.compensate(student, batches)
+    """
+    require_calibrated(model)
+    batches = list(batches)
+    layers, left = _targets(model)
+    if not layers:
+        raise ValueError(
+            "no linear layer has a quantizer of tqlearn or an N:M mask on its weight; compress and "
+            "calibrate first"
+        )
+    if left:
+        warnings.warn(
+            f"{len(left)} weights stay rounded to nearest, the first is {left[0]!r}: compensation "
+            "takes linear layers under an N:M mask, or a quantizer with whole groups in each row",
+            stacklevel=2,
+        )
+    found = {}
+    for names in _in_order(model, layers, batches[:1]):
+        hessian = _hessian(model, layers[names[0]], batches)
+        for name in names:
+            found[name] = _compensate(layers[name], hessian, damping, by_size)
+    return found
+
+
+def _targets(model: nn.Module) -> tuple[dict[str, nn.Linear], list[str]]:
+    layers, left = {}, []
+    for name, module in model.named_modules():
+        for key, chain in getattr(module, "parametrizations", {}).items():
+            stages = [*chain]
+            masks = [stage for stage in stages if isinstance(stage, NMMask)]
+            grids = [stage for stage in stages if isinstance(stage, Quantizer)]
+            shape = getattr(chain, "original", torch.empty(0)).shape
+            whole = all(q.groups == 1 or q.groups % shape[0] == 0 for q in grids)
+            fits = isinstance(module, nn.Linear) and key == "weight" and whole
+            if fits and stages == [*masks[:1], *grids[:1]]:
+                layers[name] = module
+            elif grids or masks:
+                left.append(f"{name}.{key}")
+    return layers, left
+
+
+@torch.no_grad()
+def _compensate(
+    layer: nn.Linear, hessian: Tensor, damping: float, by_size: bool
+) -> tuple[float, float]:
+    stages, original = chain_of(layer), layer.parametrizations.weight.original
+    masks = [stage for stage in stages if isinstance(stage, NMMask)]
+    grids = [stage for stage in stages if isinstance(stage, Quantizer)]
+    weight, before = original.detach().clone(), layer.weight.detach().clone()
+    rounded = _by_column(grids[0], weight.shape) if grids else lambda column, k: column
+    pattern = masks[0].pattern if masks else None
+    order = by_size and not masks  # the groups of a mask are neighbors
+    new = sweep(weight, hessian, rounded, pattern=pattern, damping=damping, by_size=order)
+    if masks and masks[0].mask is not None:
+        masks[0].mask = nm_mask(new.abs(), pattern, pad=masks[0].pad)
+    original.copy_(new)
+    whole = _error(weight, hessian)
+    return tuple(_error(weight - now.detach(), hessian) / whole for now in (before, layer.weight))
+
+
+def _error(moved: Tensor, hessian: Tensor) -> float:
+    moved = moved.double()
+    return float(((moved @ hessian) * moved).sum())
+
+
+def _by_column(q: Quantizer, shape: torch.Size) -> Callable[[Tensor, int], Tensor]:
+    """Return what puts column k of a (rows, width) tensor on the grid of its groups."""
+    q, (rows, width) = copy.deepcopy(q).eval(), shape  # scales stay, also of one that follows
+    if q.groups == 1:
+        return lambda column, k: q(column)
+    each, views = q.groups // rows, {}
+
+    def rounded(column: Tensor, k: int) -> Tensor:
+        place = k * each // width
+        if place not in views:
+            view = copy.deepcopy(q)
+            view.groups = rows
+            for tensor in (*view.parameters(), *view.buffers()):
+                if len(tensor) == q.groups:
+                    tensor.data = tensor.data.reshape(rows, each)[:, place, None].clone()
+            views[place] = view
+        return views[place](column)
+
+    return rounded
+
+
+def _in_order(model: nn.Module, layers: dict[str, nn.Linear], batches: list) -> list[list[str]]:
+    """Names of the layers in the order of their calls; those that share an input come together."""
+    names, calls = {layer: name for name, layer in layers.items()}, []
+    look = dict.fromkeys(names, lambda layer, x: calls.append((names[layer], x[0])))
+    run_hooked(model, batches, look, [])
+    groups: list[tuple[Tensor | None, list[str]]] = []
+    for name, x in calls:
+        if any(name in group for _, group in groups):
+            continue  # called again, as ALBERT's layers are
+        if not groups or x is not groups[-1][0]:
+            groups.append((x, []))
+        groups[-1][1].append(name)
+    if missing := set(layers) - {name for name, _ in calls}:
+        raise ValueError(
+            f"no batch reached {len(missing)} layers, the first is {min(missing)!r}; leave them "
+            "out of the plan, or give batches that use them"
+        )
+    return [group for _, group in groups]
+
+
+def _hessian(model: nn.Module, layer: nn.Linear, batches: list) -> Tensor:
+    """The mean of x^T x over all inputs of a layer at real positions, in float64."""
+    seen, masks = 0, []
+    mean = torch.zeros(
+        layer.in_features, layer.in_features, dtype=torch.float64, device=layer.weight.device
+    )
+
+    def look(_: nn.Module, inputs: tuple) -> None:
+        nonlocal seen
+        x = real(inputs[0], masks).flatten(0, -2)
+        seen += len(x)
+        if len(x):
+            mean.add_(((x.T @ x).double() / len(x) - mean), alpha=len(x) / seen)
+
+    run_hooked(model, batches, {layer: look}, masks)
+    return mean
