@@ -168,3 +168,17 @@ def test_a_scale_of_packed_codes_can_be_written(edit):
     for number in [stage.scale] if stage.grid is None else [stage.grid.low, stage.grid.high]:
         number.data.mul_(2)
     assert_close(packed[0].weight.detach(), 2 * before)
+
+
+@pytest.mark.parametrize("edit", [tq.LSQ(4), tq.SAWB(4), tq.TwoFour()], ids=repr)
+def test_writing_what_is_there_changes_nothing(edit):
+    """RWKV divides weights by one whenever training begins or ends."""
+    new = tq.calibrate(tq.compress(nn.Sequential(layer()), {"0": [edit]}))
+    for net in (new, tq.pack(new)):
+        before = {key: value.clone() for key, value in net.state_dict().items()}
+        with torch.no_grad():
+            net[0].weight.div_(1)
+        assert all(torch.equal(before[key], value) for key, value in net.state_dict().items())
+        with torch.no_grad():
+            net[0].weight.div_(2)
+        assert any(not torch.equal(before[key], value) for key, value in net.state_dict().items())

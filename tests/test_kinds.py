@@ -51,6 +51,7 @@ class Net(nn.Module):
 X = torch.randn(5, 8, generator=torch.Generator().manual_seed(1))
 
 
+@pytest.mark.filterwarnings("ignore:1 matrices .* 'layer.up_bias'")
 @pytest.mark.parametrize("layer", [lambda: Conv1D(12, 8), Experts, lambda: Experts(True)])
 def test_masks_and_quantizers_on_other_modules(layer):
     torch.manual_seed(3)
@@ -122,6 +123,25 @@ def test_what_stays_is_listed_and_said_once():
     tq.compress(model, {"*linear": [tq.LSQ(4)]})  # not under the pattern: nothing to say
 
 
+def test_matrices_beside_the_weights_of_a_layer_are_listed():
+    """Such as the biases of fused experts, one row each."""
+    model = Net(Experts())
+    assert [*tq.preview(model, {"*": [tq.LSQ(4)]}).left] == ["layer.up_bias"]
+    with pytest.warns(UserWarning, match="1 matrices .*'layer.up_bias'"):
+        tq.compress(model, {"*": [tq.LSQ(4)]})
+    assert not tq.preview(model, {"*": [tq.TwoFour(only=("up",))]}).left  # as it was asked for
+    assert not tq.preview(model, {"*": [lambda layer: layer]}).left
+
+
+def test_a_refusal_says_which_layer():
+    model = nn.Sequential(nn.Linear(8, 8), nn.Sequential(nn.Linear(8, 6)))
+    for verb in (tq.preview, tq.compress):
+        with pytest.raises(ValueError, match="^1.0: TwoFour.* needs a width divisible by 16"):
+            verb(model, {"0": [], "*": [tq.TwoFour("4:16")]})
+        with pytest.raises(TypeError, match="^0: TTM takes an nn.Embedding"):
+            verb(model, {"*": [tq.TTM(rank=2, order=2)]})
+
+
 HOOKED = {
     "L1Unstructured": (lambda m: prune.l1_unstructured(m, "weight", 0.5), r"prune.remove\(layer"),
     "WeightNorm": (weight_norm, "remove_weight_norm"),
@@ -173,18 +193,57 @@ class Offset(nn.Embedding):
     def forward(self, ids):  # as OPT's positions
         return super().forward((ids + 2).clamp_max(self.num_embeddings - 1))
 
+    def first(self):  # as ProphetNet's, which has a second way in
+        return super().forward(torch.tensor(0))
+
+
+class Gained(nn.Embedding):
+    def __init__(self, *args):
+        super().__init__(*args)
+        self.gain = nn.Parameter(torch.ones(8))
+
+    def forward(self, ids):
+        return super().forward(ids) * self.gain
+
 
 @pytest.mark.parametrize("verb", [tq.compress, tq.preview])
 def test_subclasses_are_tried(verb):
     verb(nn.Sequential(Same(8, 8)), {"0": [tq.TT(rank=4)]})
-    verb(nn.Sequential(Loud(9, 8, scale=1.0)), {"0": [tq.TTM(rank=4, order=2)]})
-    for table in (Loud(9, 8, scale=2.0), Offset(9, 8)):
-        with pytest.raises(TypeError, match="has a forward of its own, which gives something else"):
-            verb(nn.Sequential(table), {"0": [tq.TTM(rank=4, order=2)]})
-    replaced = nn.Linear(8, 8)
-    replaced.forward = lambda x: x
-    with pytest.raises(TypeError, match="has a forward of its own"):
-        verb(nn.Sequential(replaced), {"0": [tq.TT(rank=4)]})
+    with pytest.raises(TypeError, match="has a forward of its own, which gives something else"):
+        verb(nn.Sequential(Gained(9, 8)), {"0": [tq.TTM(rank=4, order=2)]})
+    for layer, edit in ((nn.Linear(8, 8), tq.TT(rank=4)), (nn.Embedding(9, 8), tq.Kronecker(1))):
+        layer.forward = lambda x: x
+        with pytest.raises(TypeError, match="has a forward of its own"):
+            verb(nn.Sequential(layer), {"0": [edit]})
+
+
+@pytest.mark.parametrize("edits", [[tq.TTM(rank=99, order=2)], [tq.Kronecker(9), tq.LSQ(8)]])
+@pytest.mark.parametrize("table", [lambda: Loud(9, 8, scale=2.0), lambda: Offset(9, 8)])
+@pytest.mark.filterwarnings("ignore:.*rank")
+def test_a_factored_table_keeps_the_forward_of_a_subclass(table, edits, tmp_path):
+    ids = torch.tensor([[0, 3], [4, 6]])
+    model = nn.Sequential(table())
+    calls = []
+    model[0].register_forward_hook(lambda *_: calls.append(1))
+    student = tq.calibrate(tq.compress(model, {"*": edits}))
+    assert_close(student(ids), model(ids), atol=0.3, rtol=0.05)  # 8 bits; rows of two are wide
+    assert len(calls) == 2 and type(student[0].around).__name__ == type(model[0]).__name__
+    student(ids).sum().backward()
+    assert all(p.grad is not None and p.grad.any() for p in student.parameters())
+    assert [*tq.compress(student, {"0": []}).state_dict()] == [*student.state_dict()]
+    small = tq.pack(student)
+    again = tq.load(nn.Sequential(table()), tq.save(small, tmp_path / "x.safetensors"))
+    assert torch.equal(again(ids), small(ids)) and torch.equal(small(ids), student(ids))
+    plain = tq.bake(again, dense=True)
+    assert type(plain[0]) is type(model[0]) and [*plain.state_dict()] == ["0.weight"]
+    assert_close(plain(ids), again(ids))
+    assert plain[0].weight.requires_grad
+    if isinstance(model[0], Offset):
+        assert_close(student[0].first(), student[0].look_up(torch.tensor(0)))
+        with pytest.raises(AttributeError, match="second"):
+            student[0].second()
+    moved = student.to(torch.float64)(ids)  # the copies are apart
+    assert moved.dtype == torch.float64 and again(ids).dtype == torch.float32
 
 
 @pytest.mark.parametrize("edit", [tq.LSQ(4), tq.TTM(rank=4, order=2), tq.TwoFour()])
@@ -206,6 +265,21 @@ def test_padding_teaches_a_factored_table_nothing(edit):
     both = torch.autograd.grad(table(torch.tensor([2, 5])).sum(), table.cores)
     alone = torch.autograd.grad(table(torch.tensor([5])).sum(), table.cores)
     assert all(torch.equal(a, b) and a.any() for a, b in zip(both, alone, strict=True))
+
+
+@pytest.mark.parametrize("edit", [tq.TTM(rank=4, order=2), tq.Kronecker(1)])
+def test_a_model_may_write_into_what_a_factored_table_gives(edit):
+    """As BLIP's text decoder does, in training too."""
+    table = edit(nn.Embedding(9, 8, padding_idx=2))
+    ids = torch.tensor([2, 5])
+    rows = table(ids)
+    with torch.no_grad():
+        want = table.product()[ids] * 2
+    rows *= 2
+    assert_close(rows, want)
+    rows[0] += 1
+    rows.sum().backward()
+    assert all(core.grad.any() for core in table.cores)
 
 
 @pytest.mark.parametrize("edit", [tq.TT(rank=4), tq.LowRank(rank=2), tq.LSQ(4)])

@@ -186,7 +186,7 @@ class Product(Deferred):
 
     def looked_up(self, ids: Tensor, **options: object) -> Tensor | None:
         """A factored table looks up by itself."""
-        return self._layer(ids) if hasattr(self._layer, "num_embeddings") else None
+        return self._layer.look_up(ids) if hasattr(self._layer, "look_up") else None
 
     @classmethod
     def _other(cls, func: Callable, args: tuple, kwargs: dict) -> object:
@@ -216,3 +216,13 @@ def recomputing() -> bool:
     if torch.compiler.is_compiling():
         return False
     return torch._C._current_graph_task_id() != -1  # as torch.utils.checkpoint itself asks
+
+
+def count_reads(chain: torch.nn.Module) -> None:
+    """Tell stages that run after their weight whether it is still what they have seen last."""
+    if not chain.training or torch.compiler.is_compiling():
+        return
+    for stage in chain:
+        if hasattr(stage, "read_before"):
+            now = chain.original.data_ptr(), chain.original._version
+            stage.read_before, stage._stamp = now == getattr(stage, "_stamp", None), now

@@ -115,6 +115,12 @@ def is_known(module: nn.Module) -> bool:
     return isinstance(module, kinds) or is_conv1d(module) or is_experts(module)
 
 
+def unsaved_in(model: nn.Module) -> set[str]:
+    """Return the layers whose weight no file of a transformers model holds, such as sines."""
+    keys = getattr(model, "_keys_to_ignore_on_save", None) or ()
+    return {key.removesuffix(".weight") for key in keys}
+
+
 def input_axis(module: nn.Module, weight: Float[Tensor, "..."]) -> int:
     """Return the axis of a weight along which its layer sums: the input.
 

@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from .computed import Computed, Product
+from .computed import Computed, Product, count_reads
 from .kinds import require_editable
 from .precision import is_finite, widened
 
@@ -102,9 +102,8 @@ def attach(module: nn.Module, name: str, stage: nn.Module) -> None:
     Raises:
         ValueError: the tensor has a NaN or infinite entry.
     """
-    tensor = getattr(module, name)
     chain = getattr(module, "parametrizations", {})
-    original = chain[name].original if name in chain else tensor
+    original = chain[name].original if name in chain else getattr(module, name)
     if not original.is_meta and not is_finite(original):
         raise ValueError(
             f"{type(module).__name__}.{name} holds NaN or infinite entries; repair the model first"
@@ -124,12 +123,12 @@ def put(module: nn.Module, name: str, stage: nn.Module) -> None:
     if not isinstance(plain, _Guarded):
 
         def values(self: nn.Module) -> Tensor:
-            if parametrize._cache_enabled:  # within ``cached`` every look gives the same tensor
-                return plain.fget(self)
             chain, home = self.parametrizations[name], partial(write, self, name)
-            if hasattr(chain[-1], "shown"):
+            count_reads(chain)
+            kept = parametrize._cache_enabled  # within ``cached`` every look gives the same tensor
+            if hasattr(chain[-1], "shown") and not kept:
                 return chain[-1].shown(chain.original, home)
-            return Computed.of(plain.fget(self), home)
+            return plain.fget(self) if kept else Computed.of(plain.fget(self), home)
 
         setattr(type(module), name, _Guarded(values, lambda self, new: write(self, name, new)))
 
@@ -141,6 +140,8 @@ def write(module: nn.Module, name: str, values: Float[Tensor, "..."]) -> None:
     So an adapter can be merged into a compressed layer.
     """
     chain, values = module.parametrizations[name], values.detach()
+    if not values.is_meta and torch.equal(chain().to(values), values):
+        return  # RWKV divides its weights by one: what is behind them stays
     if hasattr(chain[-1], "take"):
         chain.original = chain[-1].take(values)
     else:

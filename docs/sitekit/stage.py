@@ -124,6 +124,8 @@ class Stage:
             text = self.links.rewrite(self.by_hand(f"{name}.md"), main)
             text = text.replace("<!-- recipes -->", table) + rest
             self.write("results/index.md" if name == "results" else f"{name}.md", text)
+        text = self.by_hand("architectures.md")
+        self.write("architectures.md", tables.architectures(self.root, text))
 
     def architectures(self) -> None:
         """Write the page of what block pruning and compaction know."""
@@ -148,6 +150,7 @@ class Stage:
             pages += [
                 "Which method <methods>",
                 "Today's names <names>",
+                "What works on which model <architectures>",
                 "results/index",
                 "api/index",
             ]

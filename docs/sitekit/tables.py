@@ -6,19 +6,20 @@ from pathlib import Path
 
 
 def generators(root: Path) -> tuple:
-    """Return the modules ``readme_tables`` and ``readme_recipes`` of ``benchmarks/``."""
+    """Return ``readme_tables``, ``readme_recipes``, ``readme_architectures`` of ``benchmarks/``."""
     sys.path.insert(0, str(root / "benchmarks"))
     try:
+        import readme_architectures
         import readme_recipes
         import readme_tables
     finally:
         sys.path.remove(str(root / "benchmarks"))
-    return readme_tables, readme_recipes
+    return readme_tables, readme_recipes, readme_architectures
 
 
 def pages(root: Path) -> dict[str, str]:
     """Return page name -> Markdown, a page per measured result; links are relative to the root."""
-    tables, _ = generators(root)
+    tables, _, _ = generators(root)
     found = sorted((root / "benchmarks" / "results").glob("*.json"))
     return {path.stem: page(json.loads(path.read_text("utf-8")), path, tables) for path in found}
 
@@ -38,7 +39,7 @@ def page(result: dict, path: Path, tables: object) -> str:
 
 def recipes(root: Path) -> str:
     """The table of papers and what was reached of each."""
-    _, lines = generators(root)
+    _, lines, _ = generators(root)
     return lines.table(root / "benchmarks" / "results")
 
 
@@ -51,3 +52,8 @@ def families(anatomies: dict) -> str:
         words = [f"stay: {part}" if isinstance(part, str) else "go" for part in parts]
         lines.append(f"| {name} | {types} | {' | '.join(words)} |")
     return "\n".join(lines)
+
+
+def architectures(root: Path, text: str) -> str:
+    """The page of what works on which model, its tables filled in."""
+    return generators(root)[2].filled(text, root / "benchmarks" / "results")

@@ -221,6 +221,15 @@ def test_every_result_has_its_page(file, pages, site):
     assert (site / "results" / link).read_bytes() == file.read_bytes()
 
 
+def test_what_works_on_which_model_is_a_page(pages):
+    stored = json.loads((ROOT / "benchmarks" / "results" / "architectures.json").read_text("utf-8"))
+    page = pages["architectures.html"]
+    assert all(record["model"] in page.text for record in stored["architectures"])
+    assert "<!--" not in page.text and "architectures.html" in [
+        a["href"] for a in pages["index.html"].all("a")
+    ]
+
+
 def test_papers_and_what_was_reached_stand_on_two_pages(pages):
     for name, place in (("results/index.html", ""), ("methods.html", "results/")):
         links = [a["href"] for a in pages[name].all("a")]

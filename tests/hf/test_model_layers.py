@@ -41,6 +41,7 @@ MODELS = {
     "GPT2": GPT,  # Conv1D
     "Falcon": SMALL,  # a linear layer with a forward of its own
     "OPT": OPT,  # a table of positions with an offset
+    "Gemma3Text": MORE | {"num_key_value_heads": 2, "head_dim": 8},  # a scaled table of words
     "Mixtral": MOE,  # experts in one tensor
     "GptOss": MOE | {"head_dim": 8, "num_experts_per_tok": 2},  # the other way round
 }
@@ -110,9 +111,56 @@ def test_quantized(kind, edits, tmp_path):
         assert set(experts.parametrizations) == {"gate_up_proj", "down_proj"}
 
 
-def test_tables_with_a_forward_of_their_own_are_refused_with_words():
-    with pytest.raises(TypeError, match="OPTLearnedPositionalEmbedding has a forward of its own"):
-        tq.compress(model_of("OPT"), {"*embed_positions": [tq.TTM(rank=4, order=2)]})
+def test_a_model_that_computes_otherwise_once_it_is_quantized(tmp_path):
+    """FalconMamba asks its config; it must hear the same before and after loading."""
+    config = tf.FalconMambaConfig(hidden_size=32, num_hidden_layers=2, state_size=8, vocab_size=99)
+    torch.manual_seed(3)
+    model = tf.FalconMambaModel(config).eval()
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.mul_(3)
+    student = tq.calibrate(tq.compress(model, {"*mixer.*": [tq.LSQ(4)], "*conv1d": []}))
+    assert student.config._is_quantized and not hasattr(model.config, "_is_quantized")
+    round_trip(student, tmp_path)
+    assert not hasattr(tq.bake(student, dense=True).config, "_is_quantized")
+
+
+@pytest.mark.filterwarnings("ignore:2 matrices .*embed_positions")
+def test_a_table_that_no_file_holds_stays_and_is_listed(tmp_path):
+    """Marian's sines: plain transformers would compute them anew, whatever was put there."""
+    layers = {
+        "encoder_layers": 1,
+        "decoder_layers": 1,
+        "encoder_ffn_dim": 48,
+        "decoder_ffn_dim": 48,
+    }
+    heads = {"encoder_attention_heads": 4, "decoder_attention_heads": 4, "pad_token_id": 0}
+    config = tf.MarianConfig(vocab_size=99, d_model=32, **layers, **heads)
+    model = tf.MarianMTModel(config).eval()
+    places = [f"model.{side}.embed_positions.weight" for side in ("encoder", "decoder")]
+    assert [*tq.preview(model, {"*": [tq.LSQ(4)]}).left] == places
+    student = tq.calibrate(tq.compress(model, {"*": [tq.LSQ(4)]}))
+    assert all(name in dict(student.named_parameters()) for name in places)
+    for name in ("*embed_positions", "model.encoder.embed_positions"):
+        with pytest.raises(ValueError, match="MarianMTModel computes these numbers anew"):
+            tq.compress(model, {name: [tq.LSQ(4)]})
+    tq.bake(student, dense=True).save_pretrained(tmp_path)
+    plain, ids = tf.MarianMTModel.from_pretrained(tmp_path), torch.tensor([[3, 9, 27]])
+    with torch.no_grad():
+        found = [m(input_ids=ids, decoder_input_ids=ids).logits for m in (plain, student)]
+    torch.testing.assert_close(*found)
+
+
+@pytest.mark.parametrize("kind", ["OPT", "Gemma3Text"])
+def test_tables_with_a_forward_of_their_own(kind, tmp_path):
+    """OPT's positions add an offset; Gemma's words are scaled, by a buffer that no file holds."""
+    model = model_of(kind)
+    plan = {"*embed_positions" if kind == "OPT" else "*embed_tokens": [tq.TTM(rank=4, order=2)]}
+    student = tq.compress(model, plan)
+    assert not torch.allclose(states(student), states(model), atol=1e-4)
+    round_trip(student, tmp_path)
+    full = tq.compress(model, {name: [tq.TTM(rank=999, order=2)] for name in plan})
+    torch.testing.assert_close(states(full), states(model), atol=1e-4, rtol=1e-4)
 
 
 def test_raw_parameters_are_listed():
@@ -120,4 +168,10 @@ def test_raw_parameters_are_listed():
     model = tf.XLNetModel(config)
     with pytest.warns(UserWarning, match=r"\d matrices under .* 'layer.0.rel_attn"):
         tq.compress(model, {"*": [tq.LSQ(4)]})
-    assert "layer.0.rel_attn.q" in tq.preview(model, {"*": [tq.LSQ(4)]}).left
+    left = tq.preview(model, {"*": [tq.LSQ(4)]}).left
+    assert {"layer.0.rel_attn.q", "layer.0.rel_attn.r_w_bias"} <= {*left}
+    every = {n for n, p in model.named_parameters() if sum(k > 1 for k in p.shape) > 1}
+    found = tq.compress(model, {"layer.0.rel_attn": [], "*": [tq.LSQ(4)]})
+    reached = {n.replace(".parametrizations", "").removesuffix(".original")
+               for n, _ in found.named_parameters() if n.endswith(".original")}  # fmt: skip
+    assert {*left} == every - reached

@@ -56,20 +56,25 @@ def families() -> dict[str, str]:
     return found
 
 
-def small(config_class: type) -> object:
+def small(config_class: type, known: dict | None = None, layers: int = 2) -> object:
     """Return a config with small numbers, its parts included.
+
+    Args:
+        known: options that stand as they are.
+        layers: 1 or 2 of each kind.
 
     Raises:
         whatever the config says against them.
     """
     default, options = config_class(), {}
+    sizes = SIZES | {"layers": layers, "n_layer": layers}
     for name, value in vars(default).items():
         if name == "head_dim" and value is None:
             options[name] = 8
         elif type(value) is int and "feat_extract" not in name:
             if name in TOKENS:
                 options[name] = 1
-            elif size := next((n for part, n in SIZES.items() if part in name), None):
+            elif size := next((n for part, n in sizes.items() if part in name), None):
                 options[name] = min(size, value)
     heads = [vars(default).get(f"num_{kind}_heads") for kind in ("attention", "key_value")]
     if heads[0] is not None and heads[0] == heads[1]:
@@ -79,11 +84,11 @@ def small(config_class: type) -> object:
         if part is AutoConfig and here is not None:
             part = type(here)
         if inspect.isclass(part) and part is not AutoConfig:
-            options[name] = small(part).to_dict()
+            options[name] = small(part, layers=layers).to_dict()
     kinds = vars(default).get("layer_types")
     if isinstance(kinds, list):
-        options["layer_types"] = [*kinds[:1], *kinds[-1:]]
-    return config_class(**options)
+        options["layer_types"] = [*kinds[:1], *kinds[-1:]][-layers:]
+    return config_class(**options | (known or {}))
 
 
 def tiny(family: str) -> tuple[torch.nn.Module, dict, torch.Tensor]:

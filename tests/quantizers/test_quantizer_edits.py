@@ -176,6 +176,26 @@ def test_running_ranges_of_inputs_move_in_training_only():
     assert_close(q.high, 0.9 * high + 0.9)
 
 
+@pytest.mark.parametrize("masked", [False, True], ids=["plain", "masked"])
+def test_running_ranges_of_weights_move_once_per_step(masked):
+    """However often a model looks at a weight, and in whatever way its numbers change."""
+    edits = [*[tq.TwoFour()] * masked, tq.Uniform(bits=8, momentum=0.5)]
+    layer = tq.calibrate(tq.compress(net(), {"0": edits}))[0].train()
+    behind, q = layer.parametrizations.weight.original, layer.parametrizations.weight[-1]
+    high = q.high.clone()
+    for write in (behind.mul_, behind.data.mul_):
+        with torch.no_grad():
+            write(3)
+            asked = behind.max()  # the largest is under every mask of magnitudes
+        for _ in range(3):
+            layer(torch.randn(2, 24)).sum().backward()
+            assert_close(q.high.squeeze(), (high.squeeze() + asked) / 2)
+        high = q.high.clone()
+    behind.data, top = behind.data.clone(), behind.max()
+    layer.weight.sum().item(), layer.weight.sum().item()
+    assert_close(q.high.squeeze(), (high.squeeze() + top) / 2)
+
+
 def test_calibration_sees_real_tokens_only():
     class Reads(nn.Module):
         def __init__(self):

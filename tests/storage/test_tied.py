@@ -99,6 +99,25 @@ def test_any_of_the_names_will_do():
     assert len(tq.preview(Tied(), {"*": [tq.LSQ(4)]}).rows) == 1
 
 
+class OutFirst(Tied):
+    """The output layer stands before the table, as in XLMRobertaForMaskedLM."""
+
+    def __init__(self):
+        super().__init__()
+        self.words = self._modules.pop("words")
+
+
+@pytest.mark.parametrize("edits", EDITS, ids=repr)
+@pytest.mark.parametrize("place", ["words", "decoder", "*"])
+def test_the_table_owns_the_weight_wherever_it_stands(edits, place, tmp_path):
+    assert [name for name, _ in OutFirst().named_children()] == ["decoder", "words"]
+    small = tq.pack(tq.calibrate(tq.compress(OutFirst(), {place: edits})))
+    assert [*tq.describe(small)["modules"]][0].startswith("words")
+    again = tq.load(OutFirst(), tq.save(small, tmp_path / "x.safetensors"))
+    assert torch.equal(again(IDS), small(IDS))
+    assert_close(again(IDS), student(edits)(IDS))
+
+
 @pytest.mark.parametrize("other", [[], [tq.LSQ(8)], [tq.TwoFour()]], ids=repr)
 def test_different_edits_of_one_weight_are_refused(other):
     with pytest.raises(ValueError, match="words and decoder share one weight, which the"):

@@ -170,9 +170,9 @@ def test_attributes_that_do_not_exist_say_so():
         tq.Tensor  # noqa: B018
 
 
-class Scaled(nn.Embedding):
-    def forward(self, ids):
-        return 4 * super().forward(ids)
+class Scaled(nn.Linear):
+    def forward(self, x):
+        return 4 * super().forward(x)
 
 
 def quantized():
@@ -180,7 +180,7 @@ def quantized():
 
 
 LOST = [
-    (nn.Sequential(Scaled(20, 8)), [tq.TTM(rank=4)], TypeError, "Scaled has a forward of its own"),
+    (nn.Sequential(Scaled(20, 8)), [tq.TT(rank=4)], TypeError, "Scaled has a forward of its own"),
     (model(), [tq.LSQ(bits=4), tq.TT(rank=4)], ValueError, "put TT first in the plan"),
     (quantized(), [tq.TT(rank=4, init="random")], ValueError, "would drop the mask or quantizer"),
 ]

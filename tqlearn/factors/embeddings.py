@@ -10,13 +10,12 @@ from torch import Tensor, nn
 from ..precision import widened
 from ..registry import register
 from ..shapes import Ranks, tt_ranks
-from ..stages import Cores
-from .cores import check_ids, dense_table, looked_up
+from .cores import Table, check_ids, looked_up
 from .trains import balance_norms, check_table_modes, ttm_dense, ttm_svd
 
 
 @register
-class TTMEmbedding(Cores):
+class TTMEmbedding(Table):
     """An embedding whose table is a tensor-train matrix; a look-up never builds the table.
 
     Token i has digits (i_1 .. i_d), i_d fastest; its row is the product of the slices
@@ -121,7 +120,8 @@ class TTMEmbedding(Cores):
         self.zero_grad()
         return self
 
-    def forward(self, ids: Int[Tensor, "..."]) -> Float[Tensor, "... width"]:
+    def look_up(self, ids: Int[Tensor, "..."]) -> Float[Tensor, "... width"]:
+        """Return the rows of ids, without building the table."""
         check_ids(ids, self.num_embeddings)
         cores, half = self.cores, (self.order + 1) // 2
         left, right = _merge(cores[:half]), _merge(cores[half:])  # (r, rows, cols, r')
@@ -138,11 +138,6 @@ class TTMEmbedding(Cores):
     def product(self) -> Float[Tensor, "rows width"]:
         """Return the table, without the padded rows, with the gradients of its cores."""
         return ttm_dense(self.cores)[: self.num_embeddings]
-
-    @torch.no_grad()
-    def dense(self) -> nn.Embedding:
-        """Return the ordinary table, without the padded rows."""
-        return dense_table(self)
 
     def config(self) -> dict:
         """Return the arguments that rebuild this embedding."""

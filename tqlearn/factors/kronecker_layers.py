@@ -17,7 +17,7 @@ from ..precision import widened
 from ..registry import register
 from ..shapes import kronecker_macs
 from ..stages import Cores
-from .cores import check_ids, dense_linear, dense_table, looked_up, new_bias, with_cores
+from .cores import Table, check_ids, dense_linear, looked_up, new_bias, with_cores
 from .kronecker import Factors, check_pair, kronecker_dense, nearest_kronecker
 
 
@@ -153,7 +153,7 @@ class KroneckerLinear(KroneckerCores):
 
 
 @register
-class KroneckerEmbedding(KroneckerCores):
+class KroneckerEmbedding(KroneckerCores, Table):
     """An embedding whose row i is A[i] x B: a narrower table A times one row vector B.
 
     Args:
@@ -205,7 +205,8 @@ class KroneckerEmbedding(KroneckerCores):
         layer.set_cores([core for pair in factors for core in pair])
         return layer.to(table.weight.dtype)
 
-    def forward(self, ids: Int[Tensor, "..."]) -> Float[Tensor, "... width"]:
+    def look_up(self, ids: Int[Tensor, "..."]) -> Float[Tensor, "... width"]:
+        """Return the rows of ids, without building the table."""
         check_ids(ids, self.num_embeddings)
         rows = [(F.embedding(ids, a)[..., None] * b).flatten(-2) for a, b in self.factors]
         return looked_up(reduce(torch.add, rows), ids, self.padding_idx)
@@ -220,11 +221,6 @@ class KroneckerEmbedding(KroneckerCores):
         grid = hidden.unflatten(-1, self.col_modes)
         parts = [F.linear((grid @ b.T).squeeze(-1), a) for a, b in self.factors]
         return reduce(torch.add, parts)
-
-    @torch.no_grad()
-    def dense(self) -> nn.Embedding:
-        """Return the ordinary table."""
-        return dense_table(self)
 
     def config(self) -> dict:
         """Return the arguments that rebuild this embedding."""

@@ -11,6 +11,7 @@ from torch.nn.utils import parametrize
 from ..kinds import computes_as, freeze_like, is_conv1d, keep_hooks, linear_of, require_editable
 from ..shapes import Ranks
 from ..stages import is_quantizer
+from .cores import Table, keeps_forward
 
 SLACK = 1.005  # a table of eighths and a row of 8 numbers are eight times smaller, we say
 
@@ -80,6 +81,7 @@ class Structure:
             if getattr(layer, "bias", None) is not None:
                 new.bias.data.copy_(layer.bias)
         new.dense_like = None if old is layer else type(old)
+        new = new.wrap(old) if isinstance(new, Table) else new
         return keep_hooks(old, freeze_like(layer, new))
 
     def skeleton(self, layer: nn.Module) -> nn.Module:
@@ -123,7 +125,8 @@ def check_plain(edit: str, module: nn.Module, *kinds: type[nn.Module]) -> None:
         wanted = " or ".join(f"nn.{kind.__name__}" for kind in kinds)
         raise TypeError(f"{edit} takes an {wanted}, got {type(module).__name__}")
     kind = next((kind for kind in kinds if isinstance(module, kind)), None)
-    if kind is not None and not computes_as(module, kind):
+    kept = kind is nn.Embedding and keeps_forward(module)  # see ``cores.Table``
+    if kind is not None and not kept and not computes_as(module, kind):
         raise TypeError(
             f"{edit} takes an nn.{kind.__name__}, but {type(module).__name__} has a forward of its "
             f"own, which gives something else than nn.{kind.__name__} (a scale, an offset, other "

@@ -26,7 +26,8 @@ class Uniform(Quantizer):
             exactly zero. Without it they do NOT in general (with ``signed=False`` they do).
         groups: see ``grid``; for activations the rows would be batch entries, so leave it at 1.
 
-    Under gradient checkpointing a running range moves once per step, as without.
+    A running range moves once per step: under gradient checkpointing as without, and on a weight
+    however often the weight is read before it changes.
 
     A running range sees padded positions too; ``running_ranges.RunningRange`` does not.
     ``follows`` and ``rounds`` switch its two halves, see ``running_ranges.switch``.
@@ -40,6 +41,7 @@ class Uniform(Quantizer):
 
     options = {"momentum": 0.0, "signed": True, "integer_zero": False}
     follows = rounds = True
+    read_before = False  # set by ``stages`` for a weight that has not changed since the last look
 
     def __init__(
         self,
@@ -86,6 +88,8 @@ class Uniform(Quantizer):
             return
         if self.momentum and recomputing():
             return self._require_newest(rows)
+        if self.momentum and self.read_before and self._is_newest(rows):
+            return
         old = self.low, self.high
         self.start(rows)
         self._newest = self.low, self.high
@@ -94,6 +98,12 @@ class Uniform(Quantizer):
                 new = getattr(self, name)
                 mixed = self.momentum * was + (1 - self.momentum) * new
                 setattr(self, name, torch.where(torch.isnan(was), new, mixed))
+
+    def _is_newest(self, rows: Float[Tensor, "rows n"]) -> bool:
+        return all(
+            torch.equal(a.to(b.dtype), b.flatten())
+            for a, b in zip(self.range_of(rows), self._newest, strict=True)
+        )
 
     def _require_newest(self, rows: Float[Tensor, "rows n"]) -> None:
         """Refuse to repeat a forward pass whose range a later one has moved on."""

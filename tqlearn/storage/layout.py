@@ -162,6 +162,9 @@ def attach_layout(model: nn.Module) -> nn.Module:
             guard_resizing(model)
             for listener in list(LISTENERS):  # the first one may bring others
                 listener(model)
+            for module in model.modules():  # as from_pretrained does: some models compute otherwise
+                if hasattr(inner := getattr(module, "config", None), "to_dict"):
+                    inner._is_quantized = True
         else:
             _unmark(model)
     return model

@@ -102,6 +102,8 @@ def place_module(model: nn.Module, name: str, new: nn.Module) -> None:
     old = model.get_submodule(name)
     if is_conv1d(old) and isinstance(new, Cores):
         new.dense_like = type(old)
+    if isinstance(old, nn.Embedding) and hasattr(new, "wrap"):
+        new.wrap(old)
     for place in [n for n, m in model.named_modules(remove_duplicate=False) if m is old]:
         model.set_submodule(place, new)
 

@@ -6,13 +6,14 @@ A plan is a dict: shell wildcard on module names -> list of edits. The first pat
 
 import copy
 import difflib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 
 from torch import Tensor, nn
 
-from ..kinds import is_known, require_no_hook
+from ..kinds import is_known, require_no_hook, unsaved_in
 from ..quantizers.named_points import Spot
 from ..stages import Cores, weight_names
 from ..storage.tied import ties
@@ -42,6 +43,8 @@ def match(model: nn.Module, plan: Plan) -> dict[str, Sequence[Edit]]:
             f"the model is itself a {type(model).__name__}; call the edit on it: TT(rank=8)(layer)"
         )
     layers = {n: m for n, m in model.named_modules() if isinstance(m, LAYERS) or is_known(m)}
+    layers = {n: m for n, m in layers.items() if not hasattr(m, "factored")}  # around a table
+    unsaved = unsaved_in(model)
     named = dict(model.named_modules())
     for pattern in plan:  # a full name finds any module with a weight
         if pattern in named and weight_names(named[pattern]):
@@ -56,6 +59,11 @@ def match(model: nn.Module, plan: Plan) -> dict[str, Sequence[Edit]]:
             )
         if wrong := [e for e in edits if not callable(e)]:
             raise TypeError(f"plan pattern {pattern!r}: {wrong[0]!r} is no edit (module -> module)")
+        if edits and not (hits := [name for name in hits if name not in unsaved]):
+            raise ValueError(
+                f"{pattern}: {type(model).__name__} computes these numbers anew and stores none of "
+                "them, so there is nothing to gain; leave it out of the plan"
+            )
         for name in hits:
             found.setdefault(name, edits)
             if edits:
@@ -70,12 +78,18 @@ def _nearest(pattern: str, names: list[str]) -> list[str]:
 
 
 def _owned(model: nn.Module, chosen: dict[str, Sequence], layers: Mapping) -> dict[str, Sequence]:
-    """Give the edits of a weight that several layers share to the first of them, which owns it."""
+    """Give the edits of a weight that several layers share to the one that owns it.
+
+    That is a table of words, wherever it stands: what replaces it serves the output layer too.
+    """
     for places in ties(model):
         names = [name for name, key in places if key == "weight"]
         asked = [chosen.pop(name) for name in names if name in chosen]
         if not asked:
             continue
+        modules = {name: model.get_submodule(name) for name in names}
+        if not any(hasattr(module, "_follows") for module in modules.values()):  # still plain
+            names.sort(key=lambda name: not isinstance(modules[name], nn.Embedding))
         if names[0] not in layers or any(edits != asked[0] for edits in asked):
             raise ValueError(
                 f"{' and '.join(names)} share one weight, which the plan gives different edits; "
@@ -85,23 +99,52 @@ def _owned(model: nn.Module, chosen: dict[str, Sequence], layers: Mapping) -> di
     return {name: chosen[name] for name in layers if name in chosen}
 
 
-def left_out(model: nn.Module, plan: Plan) -> dict[str, int]:
-    """Return the bytes of every matrix under a plan's patterns that ``match`` does not find.
+def left_out(model: nn.Module, plan: Plan, made: Mapping[str, nn.Module]) -> dict[str, int]:
+    """Return the bytes of every matrix under a plan's patterns that no edit reaches.
 
-    These stand in modules of other kinds; their full names, without a wildcard, find them.
+    Most stand in modules of other kinds, which their full names find, without a wildcard. Others
+    stand beside the weights of a layer, such as the biases of fused experts.
+
+    Args:
+        made: what became of the layers that ``match`` finds.
     """
-    found, chosen = {}, match(model, plan)
+    found, chosen, unsaved = {}, match(model, plan), unsaved_in(model)
+    for name, new in made.items():
+        if any(getattr(edit, "only", None) for edit in chosen[name]):
+            continue  # as it was asked for
+        own = {k: p for k, p in model.get_submodule(name)._parameters.items() if _is_matrix(p)}
+        rest = {k: p for k, p in own.items() if new._parameters.get(k) is not None}
+        if len(rest) < len(own):  # an edit of all of them is the edit's own affair
+            found |= {f"{name}.{k}": p.numel() * p.element_size() for k, p in rest.items()}
     for name, module in model.named_modules():
         edits = next((edits for pattern, edits in plan.items() if fnmatchcase(name, pattern)), ())
-        if name in chosen or not edits or isinstance(module, LAYERS) or is_known(module):
+        known = isinstance(module, LAYERS) or is_known(module)
+        if name in chosen or not edits or (known and name not in unsaved):
             continue
         if ".parametrizations." in f".{name}.":  # a found layer keeps these behind its stages
             continue
-        for key in weight_names(module):
+        chains = getattr(module, "parametrizations", {})
+        for key in (*module._parameters, *(k for k, c in chains.items() if c.is_tensor)):
             tensor = getattr(module, key)
-            if sum(n > 1 for n in tensor.shape) > 1:
+            if _is_matrix(tensor):
                 found[f"{name}.{key}".lstrip(".")] = tensor.numel() * tensor.element_size()
     return found
+
+
+def _is_matrix(tensor: Tensor | None) -> bool:
+    return tensor is not None and sum(n > 1 for n in tensor.shape) > 1
+
+
+@contextmanager
+def naming(name: str) -> Iterator[None]:
+    """Let an edit that refuses a layer say which one, as long as it does not say so itself."""
+    try:
+        yield
+    except (TypeError, ValueError) as error:
+        words = str(error)
+        if type(error) not in (TypeError, ValueError) or words.startswith(name):
+            raise
+        raise type(error)(f"{name}: {words}") from error
 
 
 def copied(model: nn.Module, shared: Iterable[Tensor] = ()) -> nn.Module:
@@ -170,14 +213,16 @@ def preview(model: nn.Module, plan: Plan) -> Preview:
     0             590,592      590,592  Linear
     together      590,592      590,592
     """
-    rows = []
+    rows, made = [], {}
     for name, edits in match(model, plan).items():
         old = model.get_submodule(name)
         by_error = any(getattr(edit, "error", None) is not None for edit in edits)
         new = copy.deepcopy(old)
         new = new if by_error else new.to("meta")  # an error is a matter of the values
         for edit in edits:
-            new = getattr(edit, "skeleton", edit)(new)
+            with naming(name):
+                new = getattr(edit, "skeleton", edit)(new)
+        made[name] = new
         rows.append(
             {
                 "name": name,
@@ -187,7 +232,7 @@ def preview(model: nn.Module, plan: Plan) -> Preview:
                 "edits": [repr(edit) for edit in edits],
             }
         )
-    return Preview(rows, left_out(model, plan))
+    return Preview(rows, left_out(model, plan, made))
 
 
 def _count(module: nn.Module) -> int:

@@ -15,7 +15,7 @@ from ..storage.layout import attach_layout
 from ..storage.pack import bake_tensors, behind_stages, pack_tensors, unpack_tensors
 from ..storage.packed import Packed
 from ..storage.tied import replace
-from .plan import Plan, copied, left_out, match
+from .plan import Plan, copied, left_out, match, naming
 
 
 def compress(model: nn.Module, plan: Plan, *, inplace: bool = False) -> nn.Module:
@@ -54,14 +54,15 @@ def compress(model: nn.Module, plan: Plan, *, inplace: bool = False) -> nn.Modul
         new = copy.deepcopy(layer, {id(p): p for p in layer.parameters()} if inplace else {})
         for edit in edits:
             training = new.training
-            new = edit(new)
+            with naming(name):
+                new = edit(new)
             if not isinstance(new, nn.Module):
                 raise TypeError(
                     f"{edit!r} returned a {type(new).__name__} for {name!r}, not a module"
                 )
             new.train(training)
         made[name] = new
-    _say_left(left_out(model, plan), model)
+    _say_left(left_out(model, plan, made), model)
     student = model if inplace else copied(model, old)
     before = {name: student.get_submodule(name) for name in made}
     try:
