@@ -19,11 +19,7 @@ from ..stages import Cores, weight_names
 from ..storage.tied import ties
 
 Edit = Callable[[nn.Module], nn.Module]
-
-
 Plan = Mapping[str, Sequence]  # of edits; ``match`` says which one is none
-
-
 LAYERS = (nn.Linear, nn.Embedding, nn.Conv1d, nn.Conv2d, Cores, Spot)  # or ``is_known``
 
 
