@@ -1,6 +1,7 @@
 """The classes that a saved model may name; loading never imports anything a file asks for."""
 
 from collections.abc import Mapping, Sequence
+from math import prod
 
 import torch
 from torch import nn
@@ -81,14 +82,15 @@ def resize(module: nn.Module, sizes: Mapping[str, int | Sequence[int]]) -> nn.Mo
             parameter is empty afterwards.
 
     Raises:
-        ValueError: the module has no such number or parameter.
+        ValueError: the module has no such number or parameter, or a parameter would grow.
 
     >>> resize(nn.Embedding(8, 4), {"embedding_dim": 3, "weight": [8, 3]}).weight.shape
     torch.Size([8, 3])
     """
     for name, size in sizes.items():
         old = module._parameters.get(name) if isinstance(size, Sequence) else vars(module).get(name)
-        if old is None or not (isinstance(old, nn.Parameter) or type(old) is int):
+        known = isinstance(old, nn.Parameter) or type(old) is int
+        if not known or isinstance(size, Sequence) and prod(size) > old.numel():
             raise ValueError(
                 f"{type(module).__name__} has no {name!r} that could have the size {size}; the "
                 "layout was written for another model"

@@ -71,11 +71,14 @@ def _check_form(layout: object) -> None:
     for name, entry in layout["modules"].items():
         keys = set(entry) if isinstance(entry, dict) else set()
         known = {"class", "args"} <= keys or not keys & {"class", "args"}
-        if not keys or keys - {"class", "args", "parametrizations"} or not known:
+        if not keys or keys - {"class", "args", "sizes", "parametrizations"} or not known:
             refuse(
-                f"the layout's entry of {name!r} needs 'class' with 'args', or 'parametrizations', "
-                f"got {str(entry)[:60]!r}"
+                f"the layout's entry of {name!r} needs 'class' with 'args', 'sizes' or "
+                f"'parametrizations', got {str(entry)[:60]!r}"
             )
+        sizes = entry.get("sizes", {"": 1})
+        if not isinstance(sizes, dict) or not sizes or not all(map(_is_size, sizes.values())):
+            refuse(f"'sizes' of {name!r} are whole numbers or shapes, got {str(sizes)[:60]!r}")
         chains = entry.get("parametrizations", {"": [1]})
         if not isinstance(chains, dict) or not chains or not all(
             isinstance(chain, list) and chain for chain in chains.values()
@@ -84,6 +87,12 @@ def _check_form(layout: object) -> None:
                 f"'parametrizations' of {name!r} are lists of stages by the name of a tensor, got "
                 f"{str(chains)[:60]!r}"
             )
+
+
+def _is_size(value: object) -> bool:
+    """Say whether a value is a number of heads and the like, or the shape of a parameter."""
+    numbers = value if isinstance(value, list) else [value]
+    return 0 < len(numbers) <= AXES and all(_fits(n, int) and n >= 0 for n in numbers)
 
 
 def made(spec: object, where: str) -> nn.Module:
