@@ -60,6 +60,7 @@ def reason(words, names=()):
         words = words.replace(f"{name}: ", "").replace(name, "a layer")
     words = re.sub(r"^(ValueError|TypeError): ", "", words)
     words = re.sub(r"\b\w+(For\w+|Model|MTModel)\b", "the model", words)
+    words = re.sub(r"\d+ quantizers", "some quantizers", words)
     words = re.sub(r"shape \([\d, ]+\) has \d+", "this shape has another number", words)
     return re.sub(r"\[[^]]*\]", "[...]", words).strip()
 
