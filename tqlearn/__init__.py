@@ -7,6 +7,8 @@ Verbs and edits stand here; everything else is one package down: ``tq.factors.tt
 ``import tqlearn.hf`` adds transformers.
 """
 
+import warnings
+
 from . import (  # noqa: F401  (the rooms, for ``tq.factors`` and so on)
     distill,
     factors,
@@ -27,6 +29,23 @@ from .registry import register
 from .sparsity import BlockPrune, TwoFour, block_plan
 from .storage import describe, load, rebuild, report, save
 from .surgery import bake, compact, compensate, compress, fill, pack, preview, survey, unpack
+
+
+def _meet_transformers(model: object) -> None:
+    """Bring the bridge once a model of transformers is compressed: it writes digests."""
+    try:
+        from .hf.bridge import carry
+    except ImportError as error:
+        warnings.warn(
+            f"{type(model).__name__} will be saved without digests ({error}); pip install "
+            "'tqlearn[hf]' for them",
+            stacklevel=4,
+        )
+    else:
+        carry(model)
+
+
+storage.layout.LISTENERS.append(_meet_transformers)
 
 __version__ = "0.1.0"
 

@@ -6,10 +6,11 @@ skeleton gets its compressed layers before the weights arrive, so no SVD is repe
 guessed.
 """
 
-import json
+from pathlib import Path
 
 import torch
 from torch import nn
+from transformers import PreTrainedModel
 from transformers.quantizers import HfQuantizer
 from transformers.quantizers.auto import (
     AUTO_QUANTIZATION_CONFIG_MAPPING,
@@ -19,17 +20,21 @@ from transformers.quantizers.auto import (
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from ..stages import is_quantizer
-from ..storage.layout import attach_layout, rebuild
+from ..storage.checks import check
+from ..storage.digests import verify
+from ..storage.files import warn_of_no_digests
+from ..storage.layout import LISTENERS, attach_layout, rebuild
+from ..storage.specs import parse, refuse
 from .attention import attention_kind
 from .loading import (
     names_here,
     other_sizes,
     plant,
-    refuse_left_over,
     refuse_misplaced,
-    shapes_in,
+    refuse_unused,
     uproot,
 )
+from .sealing import config_digest, guard_saving, seal_of, stored_in, warn_of_config
 
 METHOD = "tqlearn"
 
@@ -38,13 +43,7 @@ class TqlearnConfig(QuantizationConfigMixin):
     """What config.json says of a compressed model; ``layout`` is ``tqlearn.describe`` as JSON."""
 
     def __init__(self, layout: str = "", quant_method: str = METHOD, **_: object) -> None:
-        try:
-            json.loads(layout)
-        except json.JSONDecodeError as error:
-            raise ValueError(
-                f"the tqlearn layout in config.json is missing or damaged ({error}); "
-                "save the model anew, or get the folder again"
-            ) from error
+        parse(layout, "config.json")
         self.quant_method, self.layout = quant_method, layout
 
     def to_dict(self) -> dict:
@@ -55,15 +54,21 @@ class TqlearnConfig(QuantizationConfigMixin):
 class TqlearnQuantizer(HfQuantizer):
     """Rebuild the structure on the empty model; values then load like any other weights."""
 
+    given: dict = {}  # what ``save_pretrained`` was called with, while it runs
     requires_calibration = True  # a folder comes calibrated; ``compress`` is the way to make one
 
     def _process_model_before_weight_loading(
         self, model: nn.Module, checkpoint_files: list[str] | None = None, **_: object
     ) -> nn.Module:
         """Place the layers of the layout, all but those that have another size in this model."""
-        layout = json.loads(self.quantization_config.layout)
-        here, shapes = names_here(model, layout), shapes_in(checkpoint_files)
-        refuse_left_over(model, layout, shapes)
+        layout = parse(text := self.quantization_config.layout, "config.json")
+        self.tensors, notes = stored_in(checkpoint_files)
+        check(layout, self.tensors)
+        if not layout["modules"]:
+            refuse("the layout in config.json names no layer, and a compressed folder has some")
+        self.files, self.config = checkpoint_files, verify(self.tensors, notes, text)
+        shapes = {name: stored.shape for name, stored in self.tensors.items()}
+        here = names_here(model, layout)
         self.fresh = other_sizes(model, layout, here, shapes)
         self.absent = [name for name, place in here.items() if place is None]
         self.placed = {
@@ -94,11 +99,22 @@ class TqlearnQuantizer(HfQuantizer):
             lost = [name for name in state if name not in loaded]
             _refuse_lost([n for n in lost if any(n.startswith(k + ".") for k in self.placed)])
             refuse_misplaced(lost, self.absent)
+            if self.config is None:
+                refuse_unused(lost, state, self.tensors)
+        if self.config is None:
+            warn_of_no_digests(self.files[0])
+        elif self.config != config_digest(Path(self.files[0]).with_name("config.json")):
+            warn_of_config()
+        self.tensors = self.files = None  # the memory of a file that may be large
         attach_layout(model)  # heads may have gone, and prefixes
         if hasattr(model.config, "quantization_config"):
             self.quantization_config.layout = model.config.quantization_config["layout"]
             model.config.quantization_config = self.quantization_config
         return model
+
+    def get_state_dict_and_metadata(self, model: nn.Module) -> tuple[dict | None, dict]:
+        """Return what ``save_pretrained`` was given, and digests of it for the header."""
+        return self.given.get("state_dict"), seal_of(model, self.given)
 
     def is_serializable(self) -> bool:
         """Say that save_pretrained may write the model as it is."""
@@ -123,6 +139,15 @@ def _refuse_lost(lost: list[str]) -> None:
         )
 
 
+def carry(model: nn.Module) -> None:
+    """Let ``save_pretrained`` of a model that got a layout ask us for the header, in place."""
+    if isinstance(model, PreTrainedModel):
+        guard_saving(type(model))
+        config = TqlearnConfig(model.config.quantization_config["layout"])
+        model.hf_quantizer = TqlearnQuantizer(config, pre_quantized=True)
+
+
 if METHOD not in AUTO_QUANTIZATION_CONFIG_MAPPING:  # a notebook may reload this module
     register_quantization_config(METHOD)(TqlearnConfig)
     register_quantizer(METHOD)(TqlearnQuantizer)
+LISTENERS[:] = [carry]

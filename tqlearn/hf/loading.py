@@ -4,19 +4,14 @@ Names may have another prefix there, a head may be of another size, a part may n
 Whatever is neither placed nor left out for such a reason is refused.
 """
 
-import re
-from collections import Counter
-from collections.abc import Iterator
+from difflib import get_close_matches
 
 import torch
-from safetensors import safe_open
 from torch import nn
-from transformers.modeling_utils import load_state_dict
 
 from ..quantizers.inputs import PLACES
 from ..registry import RESIZED, build
-
-OURS = re.compile(r"(?:^|\.)((?:parametrizations\..+|core_\d+|quant_\w+\..+))$")
+from ..storage.checks import OURS
 
 
 def names_here(model: nn.Module, layout: dict) -> dict[str, str | None]:
@@ -55,40 +50,6 @@ def _part(name: str, prefix: str) -> str:
     return prefix * name.startswith(prefix) + name.removeprefix(prefix).split(".")[0]
 
 
-def shapes_in(files: list[str] | None) -> dict[str, tuple[int, ...]]:
-    """Return name -> shape of every tensor in the files of a folder."""
-    found = {}
-    for file in files or ():
-        if str(file).endswith(".safetensors"):
-            with safe_open(str(file), "pt") as opened:
-                found |= {k: (*opened.get_slice(k).get_shape(),) for k in opened.keys()}
-        else:
-            found |= {k: (*t.shape,) for k, t in load_state_dict(file, map_location="meta").items()}
-    return found
-
-
-def refuse_left_over(model: nn.Module, layout: dict, shapes: dict) -> None:
-    """Refuse a file with tensors of compressed layers that its own layout has no place for.
-
-    Names may be older ones than the model's, so what follows the layer's name is counted.
-
-    Raises:
-        ValueError: there are such tensors.
-    """
-    own = Counter(m[1] for name in model.state_dict() if (m := OURS.search(name)))
-    for name, entry in layout["modules"].items():
-        own.update(m[1] for t in _tensors(name, entry) if (m := OURS.search(t)))
-    there = [(m[1], name) for name in shapes if (m := OURS.search(name))]
-    extra = Counter(tail for tail, _ in there) - own
-    if extra:
-        first = next(name for tail, name in there if tail in extra)
-        raise ValueError(
-            f"the file holds {extra.total()} tensors of compressed layers that its layout does not "
-            f"name, the first is like {first!r}; config.json and the weights are not of one model: "
-            "save it anew or get both again"
-        )
-
-
 def refuse_misplaced(lost: list[str], absent: list[str]) -> None:
     """Refuse a model with random weights where a layer of the layout found no place.
 
@@ -109,16 +70,25 @@ def refuse_misplaced(lost: list[str], absent: list[str]) -> None:
             )
 
 
-def _tensors(name: str, entry: dict) -> Iterator[str]:
-    """Yield the names of the tensors that a layer of a layout has in a file."""
-    with torch.device("meta"):
-        if "class" in entry:
-            yield from (f"{name}.{key}" for key in build(entry).state_dict())
-        for key, stages in entry.get("parametrizations", {}).items():
-            yield f"{name}.parametrizations.{key}.original"
-            for i, spec in enumerate(stages):
-                for inner in build(spec).state_dict():
-                    yield f"{name}.parametrizations.{key}.{i}.{inner}"
+def refuse_unused(lost: list[str], state: dict, tensors: dict) -> None:
+    """Refuse a file whose tensor nobody took where a tensor of nearly that name would be random.
+
+    Args:
+        lost: tensors of the model that the file did not have.
+        state: all of the model's.
+        tensors: all of the file's.
+
+    Raises:
+        ValueError: two of them differ by a letter or two, and agree in their shape.
+    """
+    unused = [name for name in tensors if name not in state]
+    for name in lost:
+        alike = [n for n in unused if tensors[n].shape == tuple(state[name].shape)]
+        if near := get_close_matches(name, alike, 1, cutoff=0.93):
+            raise ValueError(
+                f"the file has {near[0]!r}, for which this model has no place, and {name!r} would "
+                "be random; it is damaged or of another model: save it anew or get it again"
+            )
 
 
 def other_sizes(model: nn.Module, layout: dict, here: dict, shapes: dict) -> dict[str, str]:

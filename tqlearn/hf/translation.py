@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerFast
 
 from ..models import Transformer, beam_search
 from ..models.transformer import IGNORED
-from ..storage.layout import load, save
+from ..storage.files import load, save
 from .bleu import bleu
 from .running import last_checkpoint
 

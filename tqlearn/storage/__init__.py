@@ -3,13 +3,16 @@
 - ``codes``: integers of 1 to 8 bits in a stream of bytes
 - ``packed``: what a packed tensor is
 - ``pack``: a model's tensors to codes and back
-- ``layout``: a model describes itself; save, load, rebuild
+- ``layout``: a model describes itself; rebuild
+- ``digests``, ``specs``, ``checks``: a file that is not what was saved is refused by name
+- ``files``: save and load
 - ``resizing``: tables that may not change their size
 - ``report``: honest sizes, three ways to count
 """
 
 from .codes import pack_bits, unpack_bits
-from .layout import attach_layout, describe, load, rebuild, save
+from .files import load, save
+from .layout import attach_layout, describe, rebuild
 from .pack import (
     bake_tensors,
     pack_tensors,

@@ -5,13 +5,11 @@ without its values, so loading needs no SVD; it works on the meta device too.
 """
 
 import json
+from collections.abc import Callable
 from itertools import chain
-from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_model, save_model
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from ..kinds import freeze_like
@@ -25,6 +23,7 @@ from .resizing import guard_resizing
 from .tied import declared, place_module, retie, ties, untied
 
 VERSION = 1
+LISTENERS: list[Callable[[nn.Module], object]] = []  # called with each model that got a layout
 
 
 def describe(model: nn.Module) -> dict:
@@ -80,8 +79,8 @@ def rebuild(model: nn.Module, layout: dict) -> nn.Module:
     """Give a dense model the structure of a layout, in place, with values still to be loaded.
 
     Raises:
-        ValueError: another layout version, an unknown class, a name the model does not have, or a
-            model that is compressed already.
+        ValueError: another layout version, an unknown class, a name the model does not have, codes
+            of another shape than its tensor, or a model that is compressed already.
     """
     if layout.get("version") != VERSION:
         raise ValueError(
@@ -114,9 +113,15 @@ def rebuild(model: nn.Module, layout: dict) -> nn.Module:
                 raise ValueError(
                     f"{name}.{key} is compressed already; give a freshly built dense model"
                 )
+            if not isinstance(getattr(old, key, None), Tensor):
+                raise ValueError(
+                    f"the layout puts stages on {name}.{key}, which {type(old).__name__} does not "
+                    "have; it was written for another model"
+                )
             for spec in stages:
                 with like.device:
                     stage = build(spec).train(old.training).to(like.dtype)
+                _require_shape(f"{name}.{key}", stage, getattr(old, key))
                 if isinstance(stage, Packed):
                     place_packed(old, key, stage)
                 else:
@@ -124,6 +129,15 @@ def rebuild(model: nn.Module, layout: dict) -> nn.Module:
                     put(old, key, stage.requires_grad_(False) if frozen else stage)
     retie(retie(model, shared), wanted, plain=False)
     return tie(model)
+
+
+def _require_shape(name: str, stage: nn.Module, tensor: Tensor) -> None:
+    shape = getattr(stage, "shape", tensor.shape)
+    if tuple(shape) != tuple(tensor.shape):
+        raise ValueError(
+            f"the layout has a {type(stage).__name__} of {tuple(shape)} for {name!r}, the model a "
+            f"tensor of {tuple(tensor.shape)}; it was written for another model"
+        )
 
 
 def attach_layout(model: nn.Module) -> nn.Module:
@@ -146,6 +160,8 @@ def attach_layout(model: nn.Module) -> nn.Module:
             line = json.dumps(layout, separators=(",", ":"))
             config.quantization_config = {"quant_method": "tqlearn", "layout": line}
             guard_resizing(model)
+            for listener in list(LISTENERS):  # the first one may bring others
+                listener(model)
         else:
             _unmark(model)
     return model
@@ -158,38 +174,3 @@ def _unmark(model: nn.Module) -> None:
             vars(module).pop(name, None)
         for name in ("quantization_config", "_is_quantized"):
             vars(getattr(module, "config", model)).pop(name, None)
-
-
-def save(model: nn.Module, path: str | Path) -> Path:
-    """Write any torch model as one safetensors file with its layout inside; packed codes stay
-    packed.
-
-    Models of transformers have ``save_pretrained`` for this; ``save`` serves all others.
-    """
-    header = {"format": "pt", "tqlearn": json.dumps(describe(model))}
-    save_model(model, str(path), metadata=header)
-    return Path(path)
-
-
-def load(model: nn.Module, path: str | Path) -> nn.Module:
-    """Rebuild ``model``, a dense one of the same architecture, from a file of ``save``, in place.
-
-    Raises:
-        ValueError: the file is no safetensors file, was cut short, or tqlearn did not write it; or
-            its tensors do not fit the model.
-    """
-    try:
-        with safe_open(str(path), "pt") as file:
-            header = file.metadata() or {}
-    except SafetensorError as error:
-        raise ValueError(
-            f"{path} is not a whole safetensors file ({error}); save it anew"
-        ) from error
-    if "tqlearn" not in header:
-        raise ValueError(f"{path} has no tqlearn layout; it was not written by tqlearn.save")
-    rebuild(model, json.loads(header["tqlearn"]))
-    try:
-        load_model(model, str(path))
-    except RuntimeError as error:
-        raise ValueError(f"{path} does not fit this {type(model).__name__}: {error}") from error
-    return model

@@ -1,0 +1,111 @@
+"""Digests in what ``save_pretrained`` writes, through the hook that transformers has for a header.
+
+The hook is asked before transformers renames tensors and leaves out tied ones, so the same is done
+here on a copy of the dict of tensors.
+"""
+
+import json
+import warnings
+from functools import wraps
+from pathlib import Path
+
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+from transformers.core_model_loading import revert_weight_conversion
+from transformers.integrations.accelerate import load_offloaded_parameter
+from transformers.modeling_utils import load_state_dict, remove_tied_weights_from_state_dict
+
+from ..storage.digests import KEY, TYPES, Stored, checksum, read, seal
+
+FREE = {  # of config.json: may differ without another result, or is not settled when we are asked
+    *("dtype", "torch_dtype", "architectures", "_name_or_path", "transformers_version"),
+    *("quantization_config", "id2label", "label2id"),
+}
+
+
+def guard_saving(cls: type) -> None:
+    """Let ``save_pretrained`` of a class tell the model's quantizer what it was called with.
+
+    transformers drops a ``state_dict`` that it is given where a quantizer stands; ours hands it
+    back.
+    """
+    method = cls.save_pretrained
+    if hasattr(method, "tqlearn_guard"):
+        return
+
+    @wraps(method)
+    def save_pretrained(self, *args, **kwargs):
+        quantizer = getattr(self, "hf_quantizer", None)
+        if not hasattr(quantizer, "given"):  # none, or of another method
+            return method(self, *args, **kwargs)
+        quantizer.given = kwargs
+        try:
+            return method(self, *args, **kwargs)
+        finally:
+            quantizer.given = {}
+
+    save_pretrained.tqlearn_guard = True
+    cls.save_pretrained = save_pretrained
+
+
+def seal_of(model: nn.Module, given: dict) -> dict[str, str]:
+    """Return the line for the header of what will be written; none where only parts are at hand.
+
+    Args:
+        given: what ``save_pretrained`` was called with.
+    """
+    if getattr(model, "_hf_peft_config_loaded", False):
+        return {}  # an adapter is written, not this model
+    state = dict(given.get("state_dict") or model.state_dict())
+    if any(isinstance(tensor, DTensor) for tensor in state.values()):
+        return {}
+    for name in model._keys_to_ignore_on_save or ():
+        state.pop(name, None)
+    state = remove_tied_weights_from_state_dict(state, model)
+    state = {name: _at_hand(model, name, tensor) for name, tensor in state.items()}
+    if given.get("save_original_format", True):
+        state = revert_weight_conversion(model, state)
+    layout = model.config.quantization_config
+    layout = layout["layout"] if isinstance(layout, dict) else layout.layout
+    stored = {name: Stored.of(tensor) for name, tensor in state.items()}
+    return {KEY: seal(stored, layout, _settled(json.loads(model.config.to_json_string())))}
+
+
+def _at_hand(model: nn.Module, name: str, tensor: Tensor) -> Tensor:
+    return load_offloaded_parameter(model, name) if tensor.is_meta else tensor
+
+
+def _settled(config: dict) -> str:
+    return json.dumps({k: v for k, v in config.items() if k not in FREE}, sort_keys=True)
+
+
+def config_digest(file: Path) -> str | None:
+    """Return the checksum of a config.json as ``seal_of`` writes it, None where there is none."""
+    return checksum(_settled(json.loads(file.read_text()))) if file.is_file() else None
+
+
+def warn_of_config() -> None:
+    """Warn of a config.json that is not the one of the weights beside it."""
+    warnings.warn(
+        "config.json is not the one that was saved with these weights, and may compute something "
+        "else with them; get the folder again, or save the model anew if it was changed on purpose",
+        stacklevel=4,
+    )
+
+
+def stored_in(files: list[str] | None) -> tuple[dict[str, Stored], list[dict[str, str]]]:
+    """Return all tensors in the files of a folder, and the notes in each header."""
+    found: dict[str, Stored] = {}
+    notes = []
+    for file in files or ():
+        if str(file).endswith(".safetensors"):
+            tensors, note = read(file)
+        else:
+            state = load_state_dict(file, map_location="meta")
+            tensors, note = (
+                {n: Stored(TYPES[t.dtype], (*t.shape,), b"") for n, t in state.items()},
+                {},
+            )
+        found |= tensors
+        notes.append(note)
+    return found, notes
