@@ -34,7 +34,7 @@ from .loading import (
     refuse_unused,
     uproot,
 )
-from .sealing import config_digest, guard_saving, seal_of, stored_in, warn_of_config
+from .sealing import compare_config, guard_saving, seal_of, stored_in
 
 METHOD = "tqlearn"
 
@@ -62,11 +62,13 @@ class TqlearnQuantizer(HfQuantizer):
     ) -> nn.Module:
         """Place the layers of the layout, all but those that have another size in this model."""
         layout = parse(text := self.quantization_config.layout, "config.json")
-        self.tensors, notes = stored_in(checkpoint_files)
-        check(layout, self.tensors)
         if not layout["modules"]:
             refuse("the layout in config.json names no layer, and a compressed folder has some")
-        self.files, self.config = checkpoint_files, verify(self.tensors, notes, text)
+        self.files, self.config = checkpoint_files or [], None
+        self.tensors, notes = stored_in(self.files)
+        if self.files:
+            check(layout, self.tensors, model.state_dict())
+            self.config = verify(self.tensors, notes, text)
         shapes = {name: stored.shape for name, stored in self.tensors.items()}
         here = names_here(model, layout)
         self.fresh = other_sizes(model, layout, here, shapes)
@@ -101,11 +103,11 @@ class TqlearnQuantizer(HfQuantizer):
             refuse_misplaced(lost, self.absent)
             if self.config is None:
                 refuse_unused(lost, state, self.tensors)
-        if self.config is None:
+        if self.files and self.config is None:
             warn_of_no_digests(self.files[0])
-        elif self.config != config_digest(Path(self.files[0]).with_name("config.json")):
-            warn_of_config()
-        self.tensors = self.files = None  # the memory of a file that may be large
+        elif self.files:
+            compare_config(self.config, Path(self.files[0]).with_name("config.json"))
+        self.tensors = self.files = None  # they hold on to the files
         attach_layout(model)  # heads may have gone, and prefixes
         if hasattr(model.config, "quantization_config"):
             self.quantization_config.layout = model.config.quantization_config["layout"]

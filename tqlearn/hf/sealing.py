@@ -68,29 +68,31 @@ def seal_of(model: nn.Module, given: dict) -> dict[str, str]:
     layout = model.config.quantization_config
     layout = layout["layout"] if isinstance(layout, dict) else layout.layout
     stored = {name: Stored.of(tensor) for name, tensor in state.items()}
-    return {KEY: seal(stored, layout, _settled(json.loads(model.config.to_json_string())))}
+    return {KEY: seal(stored, layout, settled(json.loads(model.config.to_json_string())))}
 
 
 def _at_hand(model: nn.Module, name: str, tensor: Tensor) -> Tensor:
     return load_offloaded_parameter(model, name) if tensor.is_meta else tensor
 
 
-def _settled(config: dict) -> str:
+def settled(config: dict) -> str:
+    """Return what a digest of a config.json covers."""
     return json.dumps({k: v for k, v in config.items() if k not in FREE}, sort_keys=True)
 
 
-def config_digest(file: Path) -> str | None:
-    """Return the checksum of a config.json as ``seal_of`` writes it, None where there is none."""
-    return checksum(_settled(json.loads(file.read_text()))) if file.is_file() else None
+def compare_config(was: str, file: Path) -> None:
+    """Warn of a config.json that is not the one of the weights beside it.
 
-
-def warn_of_config() -> None:
-    """Warn of a config.json that is not the one of the weights beside it."""
-    warnings.warn(
-        "config.json is not the one that was saved with these weights, and may compute something "
-        "else with them; get the folder again, or save the model anew if it was changed on purpose",
-        stacklevel=4,
-    )
+    Args:
+        was: its checksum when they were saved.
+    """
+    if file.is_file() and was != checksum(settled(json.loads(file.read_text()))):
+        warnings.warn(
+            "config.json is not the one that was saved with these weights, and may compute "
+            "something else with them; get the folder again, or save the model anew if it was "
+            "changed on purpose",
+            stacklevel=4,
+        )
 
 
 def stored_in(files: list[str] | None) -> tuple[dict[str, Stored], list[dict[str, str]]]:

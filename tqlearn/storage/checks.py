@@ -6,7 +6,7 @@ ask for gigabytes. ``load`` and ``from_pretrained`` both pass through ``check``.
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from math import prod
 
 import torch
@@ -25,32 +25,35 @@ FREE = 2**24  # bytes of tables that a layer may compute by itself, as sinusoids
 Wanted = tuple[str, str, tuple[int, ...] | None]  # name, kind of numbers, shape if it is known
 
 
-def check(layout: object, tensors: Mapping[str, Stored]) -> None:
+def check(layout: dict, tensors: Mapping[str, Stored], dense: Iterable[str] = ()) -> None:
     """Refuse a layout that contradicts itself, or the tensors that it came with.
 
     Names in a file may be older ones than those of the layout, so what follows the name of a layer
     is counted, with its shape.
 
+    Args:
+        dense: names of the tensors that the dense model has, with parametrizations of its own.
+
     Raises:
         ValueError: with the name of the layer or tensor.
     """
-    _check_form(layout)
     _check_values(tensors)
-    need, may = Counter(), Counter()
-    names: dict[tuple, str] = {}
+    need, may = Counter(), Counter(m[1] for name in dense if (m := OURS.search(name)))
+    names: dict[str, list[str]] = {}
     with torch.device("meta"):
         for name, entry in layout["modules"].items():
             for wanted, optional in _wanted(name, entry, tensors):
                 _check_tensor(wanted, tensors)
                 if tail := OURS.search(wanted[0]):
                     (may if optional else need)[tail[1]] += 1
-                    names.setdefault(tail[1], wanted[0])
+                    names.setdefault(tail[1], []).append(wanted[0])
     there = Counter(tail[1] for name in tensors if (tail := OURS.search(name)))
     if lost := need - there:
-        exact = [n for n in map(names.get, lost) if n not in tensors]
+        named = [name for tail in lost for name in names[tail]]
+        named.sort(key=lambda name: name in tensors)
         refuse(
             f"the file lacks {lost.total()} tensors of compressed layers, the first is "
-            f"{(exact or [names[next(iter(lost))]])[0]!r}; it is damaged or of another model"
+            f"{named[0]!r}; it is damaged or of another model"
         )
     if extra := there - need - may:
         first = next(n for n in tensors if (m := OURS.search(n)) and m[1] in extra)
@@ -58,32 +61,6 @@ def check(layout: object, tensors: Mapping[str, Stored]) -> None:
             f"the file holds {extra.total()} tensors of compressed layers that its layout does not "
             f"name, the first is like {first!r}; layout and weights are not of one model"
         )
-
-
-def _check_form(layout: object) -> None:
-    if not isinstance(layout, dict) or not isinstance(layout.get("modules"), dict):
-        refuse(f"a layout is a dict with 'modules', got {str(layout)[:60]!r}")
-    if unknown := set(layout) - {"version", "modules", "untied"}:
-        refuse(f"a layout has 'version', 'modules' and 'untied', got {sorted(unknown)[:3]} too")
-    apart = layout.get("untied", [])
-    if not isinstance(apart, list) or not all(isinstance(name, str) for name in apart):
-        refuse(f"'untied' of a layout is a list of names, got {str(apart)[:60]!r}")
-    for name, entry in layout["modules"].items():
-        keys = set(entry) if isinstance(entry, dict) else set()
-        known = {"class", "args"} <= keys or not keys & {"class", "args"}
-        if not keys or keys - {"class", "args", "parametrizations"} or not known:
-            refuse(
-                f"the layout's entry of {name!r} needs 'class' with 'args', or 'parametrizations', "
-                f"got {str(entry)[:60]!r}"
-            )
-        chains = entry.get("parametrizations", {"": [1]})
-        if not isinstance(chains, dict) or not chains or not all(
-            isinstance(chain, list) and chain for chain in chains.values()
-        ):  # fmt: skip
-            refuse(
-                f"'parametrizations' of {name!r} are lists of stages by the name of a tensor, got "
-                f"{str(chains)[:60]!r}"
-            )
 
 
 def unsaved(module: nn.Module) -> list[torch.Tensor]:

@@ -71,7 +71,7 @@ def load(model: nn.Module, path: str | Path) -> nn.Module:
     others = {k: v for k, v in notes.items() if k not in ("format", "tqlearn", KEY)}
     config = verify(tensors, [notes], notes["tqlearn"] + str(others))
     layout = parse(notes["tqlearn"], str(path))
-    check(layout, tensors)
+    check(layout, tensors, model.state_dict())
     try:
         _check_fit(rebuild(_skeleton(model), layout), model, tensors, others)
     except (ValueError, TypeError) as error:

@@ -20,9 +20,9 @@ from ..stages import Cores, is_frozen, put
 from .pack import place_packed
 from .packed import Packed
 from .resizing import guard_resizing
+from .specs import VERSION, require_version
 from .tied import declared, place_module, retie, ties, untied
 
-VERSION = 1
 LISTENERS: list[Callable[[nn.Module], object]] = []  # called with each model that got a layout
 
 
@@ -82,11 +82,7 @@ def rebuild(model: nn.Module, layout: dict) -> nn.Module:
         ValueError: another layout version, an unknown class, a name the model does not have, codes
             of another shape than its tensor, or a model that is compressed already.
     """
-    if layout.get("version") != VERSION:
-        raise ValueError(
-            f"this tqlearn reads layout version {VERSION}, the file has {layout.get('version')!r}; "
-            "install the tqlearn that wrote it"
-        )
+    require_version(layout)
     shared, wanted = ties(model), declared(model, layout.get("untied", ()))
     for name, entry in sorted(layout["modules"].items(), key=lambda item: item[0].count(".")):
         above, _, last = name.rpartition(".")

@@ -12,6 +12,7 @@ from torch import nn
 from ..registry import REGISTRY, RESIZED, build, size_of
 from .digests import WAY_OUT
 
+VERSION = 1
 AXES = 64  # no list of ours is longer: modes, ranks, shapes
 CANNOT = (TypeError, ValueError, RuntimeError, ArithmeticError, LookupError, AttributeError)
 
@@ -21,11 +22,22 @@ def refuse(words: str) -> typing.NoReturn:
     raise ValueError(f"{words}; {WAY_OUT}")
 
 
+def require_version(layout: dict) -> None:
+    """Raise a ValueError for a layout of another version."""
+    version = layout.get("version")
+    if version != VERSION or type(version) is not int:
+        raise ValueError(
+            f"this tqlearn reads layout version {VERSION}, the file has {version!r}; install the "
+            "tqlearn that wrote it"
+        )
+
+
 def parse(text: object, where: str) -> dict:
     """Return the layout that a text holds.
 
     Raises:
-        ValueError: it is no JSON, names a thing twice, or is nested without end.
+        ValueError: it is no JSON, names a thing twice, is nested without end, or has not the form
+            of a layout of this version.
     """
 
     def once(pairs: list[tuple[str, object]]) -> dict:
@@ -37,12 +49,41 @@ def parse(text: object, where: str) -> dict:
         raise ValueError(f"{word} is no number of a layout")
 
     try:
-        return json.loads(text, object_pairs_hook=once, parse_constant=no_number)
+        layout = json.loads(text, object_pairs_hook=once, parse_constant=no_number)
     except (ValueError, TypeError, RecursionError) as error:
         raise ValueError(
             f"the tqlearn layout in {where} is missing or damaged ({error}); save the model anew, "
             f"or get the {'folder' if where == 'config.json' else 'file'} again"
         ) from error
+    _check_form(layout)
+    return layout
+
+
+def _check_form(layout: object) -> None:
+    if not isinstance(layout, dict) or not isinstance(layout.get("modules"), dict):
+        refuse(f"a layout is a dict with 'modules', got {str(layout)[:60]!r}")
+    require_version(layout)
+    if unknown := set(layout) - {"version", "modules", "untied"}:
+        refuse(f"a layout has 'version', 'modules' and 'untied', got {sorted(unknown)[:3]} too")
+    apart = layout.get("untied", [])
+    if not isinstance(apart, list) or not all(isinstance(name, str) for name in apart):
+        refuse(f"'untied' of a layout is a list of names, got {str(apart)[:60]!r}")
+    for name, entry in layout["modules"].items():
+        keys = set(entry) if isinstance(entry, dict) else set()
+        known = {"class", "args"} <= keys or not keys & {"class", "args"}
+        if not keys or keys - {"class", "args", "parametrizations"} or not known:
+            refuse(
+                f"the layout's entry of {name!r} needs 'class' with 'args', or 'parametrizations', "
+                f"got {str(entry)[:60]!r}"
+            )
+        chains = entry.get("parametrizations", {"": [1]})
+        if not isinstance(chains, dict) or not chains or not all(
+            isinstance(chain, list) and chain for chain in chains.values()
+        ):  # fmt: skip
+            refuse(
+                f"'parametrizations' of {name!r} are lists of stages by the name of a tensor, got "
+                f"{str(chains)[:60]!r}"
+            )
 
 
 def made(spec: object, where: str) -> nn.Module:
