@@ -9,7 +9,7 @@ raw (an error that tqlearn ran into), memory (above 1 GiB), hang (above 20 s). "
 "layout with digests of its own" are what nobody can notice in full, files of older versions and
 such that were written wrong; they must not crash, and "silent" there is the reason for digests.
 
-The cost is the processor time of digests within that of ``from_pretrained``, medians of 5, of a
+The cost is the processor time of digests within that of ``from_pretrained``, medians of 3, of a
 compressed MiniLM and of a random encoder in a folder of about 500 MB, half of it in 8-bit codes.
 """
 
@@ -31,10 +31,10 @@ from tqlearn.recipes import qtc
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "fuzz"))
 from loads import KINDS, fuzz  # noqa: E402
 
-TIMES = {"file, payload": 3000, "file, layout": 2500, "folder, payload": 2000,
-         "folder, layout": 1500, "folder, config": 500, "folder, shards": 500,
-         "layout with digests of its own": 1000, "no digests": 1000}  # fmt: skip
-REPEATS = 5
+TIMES = {"file, payload": 4000, "file, layout": 2500, "folder, payload": 1500,
+         "folder, layout": 1200, "folder, config": 400, "folder, shards": 400,
+         "layout with digests of its own": 500, "no digests": 500}  # fmt: skip
+REPEATS = 3
 
 
 def counted(kind, times, seed):

@@ -187,9 +187,10 @@ PAYLOADS = [*NUMBERS_OF_A_FILE, cut, append, header_bit, rename, lose, lose_all,
 def nodes(value, path=()):
     """Every place in a piece of JSON, as the keys that lead to it."""
     yield path
-    inner = value.items() if isinstance(value, dict) else enumerate(value)
-    for key, below in inner if isinstance(value, dict | list) else ():
-        yield from nodes(below, (*path, key))
+    if isinstance(value, dict | list):
+        inner = value.items() if isinstance(value, dict) else enumerate(value)
+        for key, below in inner:
+            yield from nodes(below, (*path, key))
 
 
 def change(value, dice):

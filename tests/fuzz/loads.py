@@ -42,8 +42,8 @@ PLAN = {
 }
 PLAIN = {
     "0": [tq.TT(rank=4, order=2), tq.LSQ(4)],
-    "2": [tq.TwoFour(pattern="3:6"), tq.PACT(4)],
-    "4": [tq.LSQ(3, per="channel"), tq.Inputs(tq.LSQ(8))],
+    "2": [tq.LSQ(3, per="channel"), tq.Inputs(tq.LSQ(8))],
+    "4": [tq.TwoFour(pattern="3:6"), tq.PACT(4)],
 }
 
 

@@ -57,7 +57,10 @@ FAULTS = {
     ),
     "an argument": (lambda m: args(m).update(more=1), "cannot be built as a PackedNM"),
     "groups": (lambda m: args(m)["quantizer"]["args"].update(groups=7), "7 scales|0.scale"),
-    "modes": (lambda m: m["modules"]["0"]["args"].update(in_modes=[4, 7]), "is for shape .5, 6, 4., the tensor has"),
+    "modes": (
+        lambda m: m["modules"]["0"]["args"].update(in_modes=[4, 7]),
+        "is for shape .5, 6, 4., the tensor has",
+    ),
     "ranks": (lambda m: m["modules"]["0"]["args"].update(ranks=5), "it would write"),
     "a stage as a layer": (
         lambda m: m["modules"].update({"1": {"class": "NMMask", "args": {"shape": [2, 4]}}}),
@@ -183,3 +186,16 @@ def test_a_file_of_another_model_changes_nothing(tmp_path):
     ):
         tq.load(other, path)
     assert [type(module) for module in other.modules()] == kinds
+
+
+def test_places_outside_of_their_group():
+    """Three bits for one of six places: 6 and 7 are none."""
+    layer = nn.Sequential(nn.Linear(12, 4))
+    model = tq.pack(tq.calibrate(tq.compress(layer, {"0": [tq.TwoFour("3:6"), tq.LSQ(4)]})))
+    stored = {name: Stored.of(tensor) for name, tensor in state_of(model)[0].items()}
+    layout = json.loads(json.dumps(tq.describe(model)))
+    check(layout, stored)
+    name = "0.parametrizations.weight.0.places"
+    stored[name] = Stored("U8", stored[name].shape, b"\xff" * len(stored[name].data))
+    with pytest.raises(ValueError, match="places' keeps number 7 of a group of 6"):
+        check(layout, stored)

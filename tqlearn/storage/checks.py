@@ -15,6 +15,7 @@ from torch import nn
 from ..quantizers.inputs import PLACES
 from ..sparsity.blocks import BlockMask
 from ..stages import Cores, is_mask, is_quantizer
+from .codes import unpack_bits
 from .digests import Stored
 from .packed import Packed, PackedNM
 from .specs import CANNOT, made, refuse
@@ -115,6 +116,8 @@ def _wanted(name: str, entry: dict, tensors: Mapping[str, Stored]) -> Iterator[t
             except CANNOT as error:
                 refuse(f"no codes can be of shape {shape}, as {name}.{key} has it ({error})")
             yield (inside + "original", _kind(codes), tuple(codes.shape)), False
+            if isinstance(last, PackedNM):
+                _check_places(last, f"{inside}0.places", tensors)
         else:
             check_chain(f"{name}.{key}", stages, shape)
             yield (inside + "original", "F", shape), False
@@ -164,6 +167,17 @@ def _check_packed(name: str, packed: Packed) -> None:
         mask = made(packed.mask, name)
         if tuple(getattr(mask, "shape", ())) != packed.shape:
             refuse(f"the mask of {name!r} is for another shape than {packed.shape}")
+
+
+def _check_places(packed: PackedNM, name: str, tensors: Mapping[str, Stored]) -> None:
+    """Refuse kept numbers outside of their group, which some patterns could write down."""
+    form = packed.form
+    runs = form.group // form.run
+    if name in tensors and runs < 2**form.place_bits and len(tensors[name].data):
+        shape = (packed.groups * form.keep // form.run,)
+        found = unpack_bits(tensors[name].tensor(), form.place_bits, 0, shape)
+        if (found >= runs).any():
+            refuse(f"{name!r} keeps number {int(found.max())} of a group of {runs}")
 
 
 def _check_groups(name: str, q: nn.Module, shape: Sequence[int] | None) -> None:

@@ -65,8 +65,10 @@ def read(file: str | Path) -> tuple[dict[str, Stored], dict[str, str]]:
     """Return the tensors and the notes in the header of a safetensors file; nothing is copied.
 
     Raises:
-        ValueError: it is no safetensors file, or not a whole one.
+        ValueError: it is not there, no safetensors file, or not a whole one.
     """
+    if not Path(file).is_file():
+        raise ValueError(f"there is no file {file}; {WAY_OUT}")
     try:
         with safe_open(str(file), "pt") as opened:
             notes = opened.metadata() or {}

@@ -63,8 +63,6 @@ def load(model: nn.Module, path: str | Path) -> nn.Module:
             is not what was saved; its layout contradicts itself or its tensors; or these do not fit
             the model.
     """
-    if not Path(path).is_file():
-        raise ValueError(f"there is no file {path}; give what tqlearn.save wrote")
     tensors, notes = read(path)
     if "tqlearn" not in notes:
         raise ValueError(f"{path} has no tqlearn layout; it was not written by tqlearn.save")
