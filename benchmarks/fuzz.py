@@ -122,13 +122,14 @@ def main():
     transformers.utils.logging.set_verbosity(transformers.logging.CRITICAL)
     torch.set_num_threads(1)
     rows = []
-    if args.only != "costs":
-        for kind in KINDS:
-            rows.append(counted(kind, 8 if args.quick else TIMES[kind], args.seed))
     if args.only != "loads":
         rows.append(costs("digests, MiniLM student", minilm_student()))
         if not args.quick:
             rows.append(costs("digests, folder of 500 MB", large_encoder()))
+    if args.only != "costs":
+        for kind in KINDS:
+            rows.append(counted(kind, 8 if args.quick else TIMES[kind], args.seed))
+            write("fuzz", None, rows, args)  # after each: it takes a while
     write("fuzz", None, rows, args)
 
 
