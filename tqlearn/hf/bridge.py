@@ -21,7 +21,7 @@ from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from ..stages import is_quantizer
 from ..storage.checks import check
-from ..storage.digests import verify
+from ..storage.digests import verify_meanwhile
 from ..storage.files import warn_of_no_digests
 from ..storage.layout import LISTENERS, attach_layout, rebuild
 from ..storage.specs import parse, refuse
@@ -64,11 +64,11 @@ class TqlearnQuantizer(HfQuantizer):
         layout = parse(text := self.quantization_config.layout, "config.json")
         if not layout["modules"]:
             refuse("the layout in config.json names no layer, and a compressed folder has some")
-        self.files, self.config = checkpoint_files or [], None
+        self.files, self.verdict = checkpoint_files or [], None
         self.tensors, notes = stored_in(self.files)
         if self.files:
             check(layout, self.tensors, model.state_dict())
-            self.config = verify(self.tensors, notes, text)
+            self.verdict = verify_meanwhile(self.tensors, notes, text)
         shapes = {name: stored.shape for name, stored in self.tensors.items()}
         here = names_here(model, layout)
         self.fresh = other_sizes(model, layout, here, shapes)
@@ -91,6 +91,7 @@ class TqlearnQuantizer(HfQuantizer):
 
     def _process_model_after_weight_loading(self, model: nn.Module, **_: object) -> nn.Module:
         """Refuse a file that lacks codes, scales or cores; transformers would make them up."""
+        config = self.verdict and self.verdict.result()  # or the refusal of a damaged file
         uproot(model, self.fresh)
         state = model.state_dict(keep_vars=True)
         marked = {name for name, t in state.items() if getattr(t, "_is_hf_initialized", False)}
@@ -101,13 +102,13 @@ class TqlearnQuantizer(HfQuantizer):
             lost = [name for name in state if name not in loaded]
             _refuse_lost([n for n in lost if any(n.startswith(k + ".") for k in self.placed)])
             refuse_misplaced(lost, self.absent)
-            if self.config is None:
+            if self.files and config is None:
                 refuse_unused(lost, state, self.tensors)
-        if self.files and self.config is None:
+        if self.files and config is None:
             warn_of_no_digests(self.files[0])
         elif self.files:
-            compare_config(self.config, Path(self.files[0]).with_name("config.json"))
-        self.tensors = self.files = None  # they hold on to the files
+            compare_config(config, Path(self.files[0]).with_name("config.json"))
+        self.tensors = self.files = self.verdict = None  # they hold on to the files
         attach_layout(model)  # heads may have gone, and prefixes
         if hasattr(model.config, "quantization_config"):
             self.quantization_config.layout = model.config.quantization_config["layout"]

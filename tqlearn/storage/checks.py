@@ -17,7 +17,8 @@ from ..sparsity.blocks import BlockMask
 from ..stages import Cores, is_mask, is_quantizer
 from .codes import unpack_bits
 from .digests import Stored
-from .packed import Packed, PackedNM
+from .packed import Packed
+from .packed_nm import PackedNM
 from .specs import CANNOT, made, refuse
 
 OURS = re.compile(r"(?:^|\.)((?:parametrizations\..+|core_\d+|quant_\w+\..+))$")
