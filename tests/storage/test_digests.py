@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 import tqlearn as tq
-from tqlearn.storage.digests import KEY, Stored, read, seal, verify
+from tqlearn.storage.digests import KEY, Stored, digests, read, seal, verify
 
 
 def net():
@@ -161,3 +161,28 @@ def test_a_tensor_under_two_names(tmp_path):
     again = tq.load(Twice(), tq.save(model, tmp_path / "t.safetensors"))
     x = torch.randn(2, 4)
     assert again.a.weight is again.b.weight and torch.equal(again(x), model(x))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.uint8], ids=str)
+def test_large_tensors(dtype):
+    """From 64 kB on a tensor is summed with weights first: any bit, any two bytes that change."""
+    values = (torch.randn(300, 257) * 100).to(dtype)
+    raw = values.flatten().view(torch.uint8)
+    was = digests({"a": Stored.of(values)})["a"]
+    for at in torch.randint(len(raw) - 1, (300,)).tolist():
+        for change in ("bit", "swap"):
+            new = raw.clone()
+            if change == "bit":
+                new[at] ^= 1 << at % 8
+            else:
+                new[at], new[at + 1] = raw[at + 1], raw[at]
+            same = torch.equal(new, raw)
+            found = digests({"a": Stored.of(new.view(dtype).reshape(values.shape))})["a"]
+            assert (found == was) == same, (change, at)
+
+
+def test_the_digest_is_what_it_was():
+    """Files outlive versions: these numbers never change."""
+    small, large = torch.arange(6, dtype=torch.uint8), torch.arange(99999, dtype=torch.int32)
+    found = digests({"a": Stored.of(small), "b": Stored.of(large)})
+    assert found == {"a": 2058730295, "b": 546836246}
