@@ -77,7 +77,9 @@ def described(found: Room, level: int, seen: dict[int, str]) -> list[str]:
         target = full if here else seen[id(value)]
         rows.append(f"| {{py:obj}}`{name} <{target}>` | {first_line(value)} |")
         if here:
-            own.append(f"```{{eval-rst}}\n.. {directive(value)}:: {full}\n```")
+            # a table of ours: autodoc would describe Python's dict
+            kind = "py:data" if isinstance(value, dict) else directive(value)
+            own.append(f"```{{eval-rst}}\n.. {kind}:: {full}\n```")
     if found.names:
         parts += ["\n".join(rows), *own]
     for inside in found.inner:

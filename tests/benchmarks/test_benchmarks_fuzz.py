@@ -1,5 +1,6 @@
 """Ten thousand damaged models: none wrong in silence; and what the digests cost."""
 
+import pytest
 from conftest import result
 
 CANNOT_KNOW = ("layout with digests of its own", "no digests")
@@ -22,7 +23,8 @@ def test_digests_take_three_percent_of_loading():
     assert all(row["metrics"]["percent_of_loading"] <= 3 for row in rows)
 
 
-def test_the_script_runs(quick, tiny_minilm):
+@pytest.mark.slow
+def test_the_script_runs(quick, minilm):
     rows = quick("fuzz")["rows"]
     assert len(rows) == 9 and rows[0]["metrics"]["percent_of_loading"] < 50
     for row in rows[1:]:
