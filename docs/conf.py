@@ -45,8 +45,8 @@ html_copy_source = False
 html_sidebars = {
     page: []
     for page in (
-        *("index", "methods", "names", "add_your_architecture", "glossary", "instructors"),
-        "search",
+        *("index", "methods", "names", "architectures", "add_your_architecture", "glossary"),
+        *("instructors", "search"),
     )
 }
 html_use_index = False

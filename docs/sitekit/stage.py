@@ -150,7 +150,7 @@ class Stage:
             pages += [
                 "Which method <methods>",
                 "Today's names <names>",
-                "What works on which model <architectures>",
+                "Which model <architectures>",
                 "results/index",
                 "api/index",
             ]
