@@ -13,6 +13,7 @@ import shlex
 import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from statistics import mean
 
 RESULTS = Path(__file__).parent / "results"
 ROLES = ("baseline", "student", "ablation", "peer")
@@ -95,6 +96,13 @@ def write(name, paper, rows, args, **extra):
     args.out.write_text(json.dumps(record, indent=2) + "\n")
     print(f"{name}: {len(rows)} rows -> {args.out}")
     return record
+
+
+def averaged(model, role, scores, note=""):
+    """Return one row: the mean of every score over the seeds, and each seed's slots in the note."""
+    metrics = {key: round(mean(float(one[key]) for one in scores), 3) for key in scores[0]}
+    slots = ", ".join(f"{one['slot_f1']:.1f}" for one in scores)
+    return {"model": model, "role": role, "metrics": metrics, "note": f"{note}slots {slots}"}
 
 
 def command():

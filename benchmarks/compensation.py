@@ -9,7 +9,6 @@ split is read once for every row. ``--quick`` takes one seed, one grid and 32 se
 """
 
 import random
-from statistics import mean
 
 import common
 import torch
@@ -53,13 +52,6 @@ class Data:
         return {key: found[key] for key in ("intent_accuracy", "slot_f1")}
 
 
-def row(model: str, role: str, scores: list[dict]) -> dict:
-    """The mean over the seeds, and each seed's slots in the note."""
-    metrics = {key: round(mean(score[key] for score in scores), 3) for key in scores[0]}
-    slots = ", ".join(f"{score['slot_f1']:.1f}" for score in scores)
-    return {"model": model, "role": role, "metrics": metrics, "note": f"slots {slots}"}
-
-
 def main():
     """Measure and write the table."""
     parser = common.parser("compensation", __doc__.splitlines()[0])
@@ -70,10 +62,10 @@ def main():
     grids, count = (dict([*GRIDS.items()][1:2]), 32) if args.quick else (GRIDS, args.sentences)
     seeds = range(args.seed, args.seed + (1 if args.quick else args.seeds))
     data = Data()
-    rows = [row("teacher", "baseline", [data.scores(data.teacher)])]
+    rows = [common.averaged("teacher", "baseline", [data.scores(data.teacher)])]
     for name, edits in grids.items():
         student = tq.calibrate(tq.compress(data.teacher, {PATTERN: edits})).eval()
-        rows.append(row(f"{name}, to nearest", "ablation", [data.scores(student)]))
+        rows.append(common.averaged(f"{name}, to nearest", "ablation", [data.scores(student)]))
         masked = isinstance(edits[0], tq.TwoFour)
         arms = {"compensated": {}} | ({} if masked else {"by size": {"by_size": True}})
         found = {arm: [] for arm in arms} | ({"norms of inputs": []} if masked else {})
@@ -88,7 +80,7 @@ def main():
                 remask(student, input_norms(data.teacher, batches))
                 found["norms of inputs"].append(data.scores(tq.calibrate(student)))
         roles = {"compensated": "student"}
-        rows += [row(f"{name}, {a}", roles.get(a, "ablation"), found[a]) for a in found]
+        rows += [common.averaged(f"{name}, {a}", roles.get(a, "ablation"), found[a]) for a in found]
         print(*rows[-1 - len(found) :], sep="\n", flush=True)
     common.write("compensation", None, rows, args)
 

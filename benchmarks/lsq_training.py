@@ -10,7 +10,6 @@ Accuracies are means over three seeds. ``--quick`` takes one seed, one number of
 """
 
 from copy import deepcopy
-from statistics import mean
 
 import common
 import torch
@@ -94,13 +93,6 @@ def adam(model: torch.nn.Module, rate: float, scale_rate: float) -> torch.optim.
     return torch.optim.Adam([group for group in groups if group["params"]])
 
 
-def averaged(model: str, role: str, scores: list[dict], note: str = "") -> dict:
-    """One row: the mean over the seeds, and each seed's slots in the note."""
-    metrics = {key: round(mean(score[key] for score in scores), 3) for key in scores[0]}
-    slots = ", ".join(f"{score['slot_f1']:.1f}" for score in scores)
-    return {"model": model, "role": role, "metrics": metrics, "note": f"{note}slots {slots}"}
-
-
 def main():
     """Measure both tables and write them."""
     parser = common.parser("lsq_training", __doc__.splitlines()[0])
@@ -111,12 +103,12 @@ def main():
     steps = 2 if args.quick else args.steps
     seeds = range(args.seed, args.seed + (1 if args.quick else args.seeds))
     lessons = Lessons()
-    rows = [averaged("teacher", "baseline", [lessons.scores(lessons.teacher)])]
+    rows = [common.averaged("teacher", "baseline", [lessons.scores(lessons.teacher)])]
     for bits in (3,) if args.quick else (2, 3, 4):
         for init in ("lsq", "max", "mse"):
             name = f"{bits} bits, {init} start"
             start = lessons.scores(lessons.student(bits, init))
-            rows.append(averaged(f"{name}, as calibrated", "ablation", [start]))
+            rows.append(common.averaged(f"{name}, as calibrated", "ablation", [start]))
             for learner, rates in LEARNERS.items() if bits < 4 else ():
                 scores = []
                 for seed in seeds:
@@ -124,7 +116,7 @@ def main():
                     lessons.distill(student, rates, steps, seed)
                     scores.append(lessons.scores(student))
                 role = "student" if learner == "both" else "ablation"
-                rows.append(averaged(f"{name}, {learner} learn", role, scores))
+                rows.append(common.averaged(f"{name}, {learner} learn", role, scores))
                 print(rows[-1], flush=True)
     for bits, rate in ((None, 0.0), (8, 1e-5), (8, SCRATCH_RATE)):
         runs = [lessons.scratch(bits, rate, 2 * steps, seed) for seed in seeds]
@@ -132,7 +124,7 @@ def main():
         late = [next((k for k, x in enumerate(losses) if x < 2), -1) for _, losses in runs]
         note = f"first step with a loss below 2: {', '.join(map(str, late))}; "
         scores = [lessons.scores(model) for model, _ in runs]
-        rows.append(averaged(name, "ablation" if bits else "peer", scores, note))
+        rows.append(common.averaged(name, "ablation" if bits else "peer", scores, note))
         print(rows[-1], flush=True)
     common.write("lsq_training", "LSQ", rows, args)
 

@@ -11,8 +11,6 @@ one step to the next, ``moved`` those between the first mask and the last. ``--q
 pattern, one seed and 3 steps.
 """
 
-from statistics import mean
-
 import common
 import torch
 
@@ -90,21 +88,14 @@ def changed(before: list[torch.Tensor], after: list[torch.Tensor]) -> int:
     return sum(int((a != b).sum()) for a, b in zip(before, after, strict=True)) // 2
 
 
-def averaged(model: str, role: str, found: list[dict]) -> dict:
-    """One row: the mean over the seeds, and each seed's slots in the note."""
-    metrics = {key: round(mean(float(one[key]) for one in found), 3) for key in found[0]}
-    slots = ", ".join(f"{one['slot_f1']:.1f}" for one in found)
-    return {"model": model, "role": role, "metrics": metrics, "note": f"slots {slots}"}
-
-
 def as_pruned(lessons: Lessons, patterns: tuple[str, ...]) -> list[dict]:
     """Every pattern by both scores, without a lesson."""
     norms, rows = input_norms(lessons.teacher, lessons.batches), []
     for pattern in patterns:
         student = lessons.student(pattern)
-        rows.append(averaged(f"{pattern}, magnitude", "ablation", [lessons.scores(student)]))
+        rows.append(common.averaged(f"{pattern}, magnitude", "ablation", [lessons.scores(student)]))
         aware = lessons.scores(remask(student, norms))
-        rows.append(averaged(f"{pattern}, activation-aware", "ablation", [aware]))
+        rows.append(common.averaged(f"{pattern}, activation-aware", "ablation", [aware]))
     return rows
 
 
@@ -118,16 +109,16 @@ def main():
     steps = 3 if args.quick else args.steps
     seeds = range(args.seed, args.seed + (1 if args.quick else args.seeds))
     lessons = Lessons()
-    rows = [averaged("teacher", "baseline", [lessons.scores(lessons.teacher)])]
+    rows = [common.averaged("teacher", "baseline", [lessons.scores(lessons.teacher)])]
     rows += as_pruned(lessons, ("2:4",) if args.quick else PATTERNS)
     for pattern in ("2:4",) if args.quick else TRAINED:
         for name, options in UPDATES.items():
             found = [lessons.distill(lessons.student(pattern, **options), steps, s) for s in seeds]
-            rows.append(averaged(f"{pattern}, {name}, {steps} steps", "student", found))
+            rows.append(common.averaged(f"{pattern}, {name}, {steps} steps", "student", found))
             print(rows[-1], flush=True)
     dense = {"*.encoder.*": []}
     found = [lessons.distill(tq.compress(lessons.teacher, dense).eval(), steps, s) for s in seeds]
-    rows.append(averaged(f"dense, {steps} steps", "peer", found))
+    rows.append(common.averaged(f"dense, {steps} steps", "peer", found))
     common.write("two_four_training", "Deep Compression", rows, args)
 
 

@@ -98,13 +98,6 @@ def deployed(model: torch.nn.Module) -> torch.nn.Module:
     return plain
 
 
-def averaged(model: str, role: str, scores: list[dict]) -> dict:
-    """One row: the mean over the seeds, and each seed's slots in the note."""
-    metrics = {key: round(mean(score[key] for score in scores), 3) for key in scores[0]}
-    slots = ", ".join(f"{score['slot_f1']:.1f}" for score in scores)
-    return {"model": model, "role": role, "metrics": metrics, "note": f"slots {slots}"}
-
-
 def students(bits: tuple[int, ...]) -> dict[str, list]:
     """Name -> edits of every student."""
     found = {"2:4": [tq.TwoFour()]}
@@ -130,20 +123,24 @@ def main():
     steps = 2 if args.quick else args.steps
     seeds = range(args.seed, args.seed + (1 if args.quick else args.seeds))
     lessons = Lessons()
-    rows = [averaged("teacher", "baseline", [lessons.measure(lessons.teacher)])]
+    rows = [common.averaged("teacher", "baseline", [lessons.measure(lessons.teacher)])]
     for zero in (True, False):
         name = f"dense, 4 bits {'with' if zero else 'without'} a zero"
         student = lessons.student([tq.SAWB(4, zero)])
-        rows.append(averaged(f"{name}, as calibrated", "ablation", [lessons.measure(student)]))
+        rows.append(
+            common.averaged(f"{name}, as calibrated", "ablation", [lessons.measure(student)])
+        )
     for name, edits in students((4,) if args.quick else (4, 2)).items():
         student = lessons.student(edits)
-        rows.append(averaged(f"{name}, as calibrated", "ablation", [lessons.measure(student)]))
+        rows.append(
+            common.averaged(f"{name}, as calibrated", "ablation", [lessons.measure(student)])
+        )
         scores = []
         for seed in seeds:
             student = lessons.student(edits)
             lessons.distill(student, steps, seed)
             scores.append(lessons.measure(student))
-        rows.append(averaged(f"{name}, trained", "student", scores))
+        rows.append(common.averaged(f"{name}, trained", "student", scores))
         print(rows[-2], rows[-1], sep="\n", flush=True)
     common.write("zero_grid", "Deep Compression", rows, args)
 

@@ -127,7 +127,7 @@ class Deferred(Tensor):
 
     def numbers(self) -> Tensor:
         """Make them."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} needs a way to make its numbers")
 
     def looked_up(self, ids: Tensor, **options: object) -> Tensor | None:
         """Return what ``F.embedding`` would, without the whole table; None where it takes that."""

@@ -81,9 +81,18 @@ def test_max_norm_is_kept():
     layer = nn.Embedding(30, 48)
     student, packed = packed_pair(layer, tq.LSQ(bits=4))
     ids = torch.tensor([3, 29])
-    for model in (student, packed):
-        found = nn.functional.embedding(ids, model[0].weight.detach(), max_norm=0.5)
-        assert torch.allclose(found.norm(dim=1), torch.tensor(0.5))
+    wanted = nn.functional.embedding(ids, student[0].weight.detach().clone(), max_norm=0.5)
+    found = nn.functional.embedding(ids, packed[0].weight, max_norm=0.5)
+    assert torch.equal(found, wanted)
+    assert torch.allclose(found.norm(dim=1), torch.tensor(0.5))
+
+
+def test_a_look_up_after_a_write_gives_what_was_written():
+    _, packed = packed_pair(nn.Embedding(30, 48), tq.LSQ(bits=8))
+    weight, ids = packed[0].weight, torch.tensor([3, 29])
+    before = nn.functional.embedding(ids, weight)
+    weight.mul_(-1)
+    assert torch.allclose(nn.functional.embedding(ids, weight), -before, atol=0.03)
 
 
 def test_a_look_at_the_weight_costs_nothing_until_its_numbers_are_wanted(monkeypatch):

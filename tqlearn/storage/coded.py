@@ -37,7 +37,9 @@ class Coded(Deferred):
         self, ids: Tensor, max_norm: float | None = None, **options: object
     ) -> Tensor | None:
         """Decode these rows alone."""
-        return None if max_norm is not None else self._stage.rows(self._codes, ids)
+        if max_norm is not None or self._whole is not None:  # written into: the codes are old
+            return None
+        return self._stage.rows(self._codes, ids)
 
     @classmethod
     def _other(cls, func: Callable, args: tuple, kwargs: dict) -> object:

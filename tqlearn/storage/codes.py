@@ -62,7 +62,7 @@ def look_up(
     """Return what stands for each code of a stream: ``values[code - qmin]``, in ``shape``.
 
     A word of the stream (a byte at 1, 2, 4 and 8 bits) holds whole codes. So one gather from a
-    table of what each word stands for gives them all, 70 times as fast as bit by bit at 4 bits.
+    table of what each word stands for gives them all.
 
     Args:
         packed: from ``pack_bits``.
