@@ -39,8 +39,9 @@ class _Following(Quantizer):
         self.register_buffer("scale", self.unset())
 
     def start(self, rows: Float[Tensor, "rows n"]) -> None:
-        """Set the scales from the rows of a tensor."""
-        self.scale = self.scale_of(rows).reshape(self.scale.shape).to(self.scale.dtype)
+        """Set the scales from the rows of a tensor; one without data (meta) has none to read."""
+        scales = rows[:, 0] if rows.is_meta else self.scale_of(rows)
+        self.scale = scales.reshape(self.scale.shape).to(self.scale.dtype)
 
     def follow(self, x: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
         """Return x as rows; in training, move the scale after them."""

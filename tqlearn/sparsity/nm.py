@@ -50,6 +50,8 @@ def nm_mask(
             f"{pattern} needs a width divisible by {form.group}, but shape {(*scores.shape,)} has "
             f"{width} along the input; leave the tensor out, or allow a short group with pad=True"
         )
+    if scores.is_meta:  # a skeleton: what is loaded into it brings its mask
+        return torch.empty_like(scores, dtype=torch.bool)
     groups = grouped(scores, form, axis, fill=-1.0)
     if form.run > 1:
         groups = widened(groups)
