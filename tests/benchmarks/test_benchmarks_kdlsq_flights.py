@@ -27,13 +27,15 @@ def test_the_committed_table_holds_nine_runs_and_what_notebook_11_says():
 
 
 @pytest.mark.slow
-def test_kdlsq_flights_script_runs_and_goes_on_where_it_was(quick, tmp_path):
-    """One arm was done before; the other trains at two rates, in processes of their own."""
+def test_kdlsq_flights_script_runs_and_goes_on_where_it_was(quick, script, tmp_path):
+    """One arm was done before, and one of the other's rates; its last trains in a process."""
     work = tmp_path / "work"
     work.mkdir()
     score = {"intent_accuracy": 98.0, "slot_f1": 76.0}
     left = [{"validation": score, "test": score}]
     (work / "native, untaught, rate 0.0.json").write_text(json.dumps(left))
+    done = work / f"native, teacher alone, rate {script('kdlsq_flights').RATES[2]}.json"
+    done.write_text(json.dumps([{"validation": score | {"slot_f1": 0.0}, "test": score}]))
     untaught, taught = quick("kdlsq_flights", "--work", str(work))["rows"]
     assert untaught["metrics"]["slot_f1"] == 76.0 and untaught["note"] == "slots native 76.0"
     assert taught["model"] == "teacher alone" and 0 < taught["metrics"]["slot_f1"] < 100

@@ -1,6 +1,7 @@
 """The teacher's set in nbgrader's hands: its validators, its assignments, its points.
 
-nbgrader runs as its users run it, on the command line, with a home of its own.
+nbgrader runs as its users run it, by its commands, with a home of its own. Each command is a
+process, but all are forks of one that has imported nbgrader: that costs more than most of them do.
 """
 
 import json
@@ -41,13 +42,46 @@ for path in sys.argv[1:]:
     MetadataValidator().validate_nb(nb)
     assert sum("nbgrader" in cell.metadata for cell in nb.cells) == int(sys.stdin.readline())
 """
+STARTED = """
+import json, os, runpy, sys
+import nbgrader.api, nbgrader.apps.nbgraderapp, nbgrader.nbgraderformat
+
+for line in sys.stdin:
+    folder, environment, words, given, log = json.loads(line)
+    if not (child := os.fork()):
+        os.chdir(folder)
+        os.environ.clear()
+        os.environ.update(environment)
+        os.dup2(os.open(given, os.O_RDONLY), 0)
+        os.dup2(os.dup2(os.open(log, os.O_WRONLY | os.O_APPEND), 1), 2)
+        sys.stdin, sys.argv = open(0, closefd=False), words[1:]
+        if words[0] == "-m":
+            runpy.run_module(words[1], run_name="__main__", alter_sys=True)
+        else:
+            exec(words[1], {"__name__": "__main__"})
+        sys.exit()
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+"""
+
+
+@pytest.fixture(scope="module")
+def started():
+    """A process that has imported nbgrader, and forks for every command."""
+    require(find_spec("nbgrader"), "nbgrader is not installed: pip install 'tqlearn[teach]'")
+    require(hasattr(os, "fork"), "nbgrader's commands are forks of one process: not on Windows")
+    command = [sys.executable, "-c", STARTED]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        yield process
+        process.stdin.close()
 
 
 class Course:
     """An nbgrader course folder with a home of its own."""
 
-    def __init__(self, folder: Path, notebook: Path):
-        require(find_spec("nbgrader"), "nbgrader is not installed: pip install 'tqlearn[teach]'")
+    def __init__(self, folder: Path, notebook: Path, started: subprocess.Popen):
+        self.started, self.log = started, folder / "log.txt"
         self.folder, self.lesson = folder / "course", notebook.stem
         (folder / "home").mkdir()
         here = str(Path(sys.executable).parent)  # nbgrader looks for alembic on the PATH
@@ -62,16 +96,13 @@ class Course:
         assert teach.main([str(notebook), "--out", str(self.folder)]) == 0
 
     def run(self, *command: str, text: str = "") -> str:
-        done = subprocess.run(
-            [sys.executable, *command],
-            cwd=self.folder,
-            env=self.environment,
-            input=text,
-            capture_output=True,
-            text=True,
-        )
-        assert done.returncode == 0, done.stdout + done.stderr
-        return done.stdout
+        (self.folder / "given.txt").write_text(text)
+        self.log.write_text("")
+        given = [str(self.folder), self.environment, command, "given.txt", str(self.log)]
+        print(json.dumps(given), file=self.started.stdin, flush=True)
+        code = self.started.stdout.readline()
+        assert code == "0\n", self.log.read_text()
+        return self.log.read_text()
 
     def nbgrader(self, *command: str) -> str:
         return self.run("-m", "nbgrader", *command)
@@ -96,16 +127,16 @@ class Course:
     def grade(self) -> dict[str, list[float]]:
         """Learner -> points of each exercise, in order."""
         self.nbgrader("autograde", self.lesson)
-        found = json.loads(self.run("-c", SCORES))
+        found = json.loads(self.run("-c", SCORES).splitlines()[-1])
         return {who: [grades[id] for id in sorted(grades)] for who, grades in found.items()}
 
 
 @pytest.fixture(scope="module")
-def course(tmp_path_factory):
+def course(tmp_path_factory, started):
     """The planted lesson as an assignment."""
     folder = tmp_path_factory.mktemp("planted")
     nbformat.write(planted(), folder / "00_planted.ipynb")
-    made = Course(folder, folder / "00_planted.ipynb")
+    made = Course(folder, folder / "00_planted.ipynb", started)
     made.nbgrader("generate_assignment", "00_planted")
     return made
 
@@ -207,9 +238,9 @@ def test_points_whatever_a_learner_hands_in(course):
 
 
 @pytest.mark.slow
-def test_points_in_a_real_lesson(tmp_path):
+def test_points_in_a_real_lesson(tmp_path, started):
     """Release, a parroted and a right answer of lesson 00: the rest runs from top to bottom."""
-    course = Course(tmp_path, NOTEBOOKS / f"{LESSON}.ipynb")
+    course = Course(tmp_path, NOTEBOOKS / f"{LESSON}.ipynb", started)
     course.nbgrader("generate_assignment", LESSON)
     text = "\n".join(cell.source for cell in course.notebook("release").cells)
     assert not re.search("SOLUTION|HIDDEN", text) and not any(body(e) in text for e in (ONE, TWO))
