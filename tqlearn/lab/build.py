@@ -24,10 +24,11 @@ import plotly.io
 from nbclient import NotebookClient
 from nbformat import NotebookNode
 
+from .course import shipped
 from .plots import HEIGHT, PLOTLY, WIDTH
 from .usage import Usage, process_usage, speed
 
-NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
+NOTEBOOKS = shipped("notebooks")
 WIDGET = "application/vnd.jupyter.widget-view+json"
 SPENT = re.compile(r"<!--spent-->.*?<!--/spent-->", re.DOTALL)
 METADATA = {

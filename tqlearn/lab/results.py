@@ -6,7 +6,7 @@ from html import escape
 from pathlib import Path
 from textwrap import fill
 
-RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"
+from .course import shipped
 
 # heads of "how many times smaller", by what was counted
 SMALLER = {"nominal": "nominal", "with_metadata": "with scales", "file": "whole file"}
@@ -61,7 +61,7 @@ class Measured:
         return f"<table><caption>{escape(self.origin)}</caption><tr>{head}</tr>{body}</table>"
 
 
-def measured(name: str, folder: Path = RESULTS) -> Measured:
+def measured(name: str, folder: Path | None = None) -> Measured:
     """Return the results ``name``; without a file, no rows and what to run.
 
     Raises:
@@ -70,7 +70,7 @@ def measured(name: str, folder: Path = RESULTS) -> Measured:
     >>> print(measured("nobody_ran_this"))
     nobody_ran_this: not measured yet. This writes it: python benchmarks/nobody_ran_this.py
     """
-    path = Path(folder) / f"{name}.json"
+    path = (folder or shipped("benchmarks/results")) / f"{name}.json"
     if not path.is_file():
         return Measured(name, [], f"python {_script(name)}")
     found = json.loads(path.read_text("utf-8"))
@@ -99,6 +99,6 @@ def _script(name: str) -> str:
     words = name.split("_")
     for end in range(len(words), 0, -1):
         script = "_".join(words[:end])
-        if (RESULTS.parent / f"{script}.py").is_file():
+        if (shipped("benchmarks/results").parent / f"{script}.py").is_file():
             return " ".join([f"benchmarks/{script}.py", "_".join(words[end:])]).rstrip()
     return f"benchmarks/{name}.py"
