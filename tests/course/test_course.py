@@ -82,7 +82,7 @@ def test_a_lesson_from_the_wheel_passes(python, tmp_path):
 
 def test_a_learners_page_is_replaced_only_where_that_is_agreed_to(tmp_path):
     names = sorted(p.name for p in (ROOT / "notebooks").iterdir() if p.suffix in (".ipynb", ".md"))
-    assert course.copied(tmp_path, agreed=None) == (names, [])
+    assert course.copied(tmp_path, agreed=bool) == (names, [])
     page = tmp_path / "03_kronecker.ipynb"
     page.write_text("my answers")
     asked = []
@@ -93,7 +93,7 @@ def test_a_learners_page_is_replaced_only_where_that_is_agreed_to(tmp_path):
 
 
 def test_nobody_to_ask_means_no(tmp_path, capsys, monkeypatch):
-    course.copied(tmp_path, agreed=None)
+    course.copied(tmp_path, agreed=bool)
     (tmp_path / "glossary.md").write_text("mine")
     monkeypatch.setattr("sys.stdin.isatty", lambda: False, raising=False)
     assert course.main([str(tmp_path)]) == 0
