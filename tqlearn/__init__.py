@@ -11,6 +11,7 @@ import warnings
 
 from . import (  # noqa: F401  (the rooms, for ``tq.factors`` and so on)
     distill,
+    export,
     factors,
     models,
     quantizers,
@@ -72,6 +73,7 @@ __all__ = [
     "compensate",
     "compress",
     "describe",
+    "export",
     "fill",
     "load",
     "pack",

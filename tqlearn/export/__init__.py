@@ -1,0 +1,25 @@
+"""Models for other engines; needs the extra ``ship``.
+
+- ``verb``: export, and what each target refuses
+- ``tracing``: a model as a graph in which codes are still codes
+- ``grids``: what codes and roundings are to another engine
+- ``lowering``: from the trace to operators of onnx and onnxruntime (``products``, ``tables``)
+- ``unpacking``: streams of codes to what an operator reads, at loading
+- ``graph``: a graph of ONNX that is written anew
+"""
+
+import sys
+from types import ModuleType
+
+from .verb import TARGETS, export
+
+__all__ = ["TARGETS", "export"]
+
+
+class _Verb(ModuleType):
+    """The room is the verb, too: ``tq.export(model, ...)``."""
+
+    __call__ = staticmethod(export)
+
+
+sys.modules[__name__].__class__ = _Verb

@@ -1,0 +1,113 @@
+"""``export``: a compressed model for an engine that knows nothing of tqlearn."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from ..sparsity.blocks import BlockMask, RowMask
+from ..stages import is_quantizer
+from ..surgery import compact, pack
+
+TARGETS = ("onnx",)
+LARGE = 1_900_000_000  # bytes: one file of ONNX ends at 2 GiB, what is larger has a second one
+
+
+def export(
+    model: nn.Module,
+    path: str | Path,
+    inputs: object = None,
+    target: str = "onnx",
+    axes: Mapping[str, Mapping[int, str]] | None = None,
+) -> Path:
+    """Write a model for another engine; codes stay codes.
+
+    Everything is checked beforehand: what the target cannot hold is refused by its name, and
+    nothing is written then.
+
+    Args:
+        model: compressed or packed; it stays as it is, and is exported as in evaluation.
+        path: the file to write.
+        inputs: an example, as the model is called: a dict of tensors by argument, a tensor or a
+            tuple. With ``past_key_values`` in it, a cache or pairs of tensors, the graph takes
+            ``past_key_values.0.key`` and so on, and returns ``present.0.key``.
+        target: "onnx": a file that onnxruntime runs, with operators of its own for products and
+            look-ups in codes.
+        axes: {input: {axis: name}} of the axes that may have another size later, in place of ours:
+            the first of each input, and the second of those that have two.
+
+    Raises:
+        ValueError: an unknown target, numbers that are no float32, a quantizer without a scale or
+            of another form than code times scale, or a model that torch cannot trace.
+        TypeError: no inputs, or inputs that are no tensors.
+        ImportError: the extra ``ship`` is not installed.
+
+    >>> from tqlearn import LSQ, calibrate, compress
+    >>> student = calibrate(compress(nn.Sequential(nn.Linear(32, 8)), {"*": [LSQ(4)]}))
+    >>> file = export(student, "small.onnx", torch.ones(2, 32))  # doctest: +SKIP
+    """
+    if target not in TARGETS:
+        raise ValueError(f"target is one of {TARGETS}, got {target!r}")
+    return to_onnx(model, Path(path), inputs, axes or {})
+
+
+def to_onnx(
+    model: nn.Module, path: Path, inputs: object, axes: Mapping[str, Mapping[int, str]]
+) -> Path:
+    """See ``export``."""
+    try:
+        import onnx
+        import onnxscript  # noqa: F401  (torch's exporter is written in it)
+    except ImportError as error:
+        raise ImportError(
+            f"an export to ONNX needs {error.name}: pip install 'tqlearn[ship]'"
+        ) from error
+    from .lowering import Lowering
+    from .tracing import axes_of, lined_up, opened, traced
+
+    if inputs is None:
+        raise TypeError(
+            "a graph is traced with an example: give inputs, such as a batch of the tokenizer"
+        )
+    given, by_name = lined_up(inputs)
+    if unknown := sorted(set(axes) - set(given)):
+        raise ValueError(f"axes are of inputs {sorted(given)}, got {unknown}")
+    require_single(model)
+    packed = as_left(model)
+    weights, roundings = opened(packed)
+    chosen = axes_of(given) | dict(axes)
+    trace = traced(packed, twice(given, chosen), by_name, chosen)
+    done = Lowering(trace, weights, roundings).run()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    size = sum(len(tensor.raw_data) for tensor in done.graph.initializer)
+    apart = {"save_as_external_data": True, "location": f"{path.name}.data"} if size > LARGE else {}
+    onnx.save(done, str(path), **apart)
+    return path
+
+
+def require_single(model: nn.Module) -> None:
+    """Raise a ValueError for numbers in other floats than float32."""
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        if tensor.is_floating_point() and tensor.dtype != torch.float32:
+            raise ValueError(
+                f"{name} is {tensor.dtype}, and a graph for CPUs computes in float32; call "
+                "model.float() first"
+            )
+
+
+def as_left(model: nn.Module) -> nn.Module:
+    """Return a packed copy in evaluation, without the heads and dimensions that masks emptied."""
+    modules = [*model.modules()]
+    masked = any(isinstance(module, BlockMask | RowMask) for module in modules)
+    if masked and not any(map(is_quantizer, modules)):
+        model = compact(model)
+    return pack(model).eval()
+
+
+def twice(inputs: Mapping[str, Tensor], axes: Mapping[str, Mapping[int, str]]) -> dict[str, Tensor]:
+    """Return inputs of two rows in place of one: a trace takes one for a fixed size."""
+    rows = {x.shape[0] for name, x in inputs.items() if 0 in axes.get(name, ())}
+    if rows != {1}:
+        return dict(inputs)
+    return {n: torch.cat([x, x]) if 0 in axes.get(n, ()) else x for n, x in inputs.items()}
