@@ -45,9 +45,8 @@ import tqlearn as tq
 import tqlearn.hf  # noqa: F401  (a compressed model of transformers saves its layout)
 from tqlearn.sparsity.blocks import BlockMask
 
-PLANS = {name: ALL[name] for name in ("4 bits", "inputs", "2:4", "trains", "pairs", "products")}
-PLANS |= {
-    "blocks": ALL["blocks"],
+PLANS = {name: ALL[name] for name in ("4 bits", "inputs", "2:4", "trains", "pairs")}
+PLANS |= {name: ALL[name] for name in ("products", "blocks")} | {
     "asymmetric": lambda model: {"*": [tq.Uniform(8, per="channel")]},
     "groups": lambda model: {"*": [tq.LSQ(4, per=16)]},
 }
@@ -55,13 +54,12 @@ CLOSE = dict.fromkeys(PLANS, 1e-4) | {"inputs": 4 / 2**8}
 NAMES = (
     *("BertForMaskedLM", "RobertaForSequenceClassification", "DistilBertForMaskedLM"),
     *("AlbertForMaskedLM", "MPNetForMaskedLM", "ElectraForPreTraining", "ModernBertForMaskedLM"),
-    *("DebertaV2ForMaskedLM", "XLMRobertaForMaskedLM", "ConvBertForMaskedLM"),
-    *("RoFormerForMaskedLM", "SqueezeBertForMaskedLM", "MobileBertForMaskedLM", "FNetForMaskedLM"),
-    *("DebertaForMaskedLM", "ViTForImageClassification", "DeiTForImageClassification"),
-    *("BeitForImageClassification", "Dinov2ForImageClassification", "SwinForImageClassification"),
-    *("ConvNextForImageClassification", "YolosForObjectDetection", "Wav2Vec2ForCTC"),
-    *("ASTForAudioClassification", "LlamaForCausalLM", "GPT2LMHeadModel", "Qwen2ForCausalLM"),
-    *("T5ForConditionalGeneration", "CLIPModel"),
+    *("DebertaV2ForMaskedLM", "DebertaForMaskedLM", "ConvBertForMaskedLM", "FNetForMaskedLM"),
+    *("RoFormerForMaskedLM", "SqueezeBertForMaskedLM", "MobileBertForMaskedLM"),
+    *("ViTForImageClassification", "BeitForImageClassification", "Dinov2ForImageClassification"),
+    *("SwinForImageClassification", "ConvNextForImageClassification", "Wav2Vec2ForCTC"),
+    *("LlamaForCausalLM", "GPT2LMHeadModel", "Qwen2ForCausalLM", "T5ForConditionalGeneration"),
+    "CLIPModel",
 )
 TOLD = ("NBits", "GatherBlock", "Integer", "QLinear", "DequantizeLinear", "QuantizeLinear")
 
@@ -207,11 +205,10 @@ def main():
     names = names[:1] if args.quick else names
     warnings.simplefilter("ignore")
     with quiet():
-        for name in names:
-            place = args.folder / name
-            place.mkdir(parents=True, exist_ok=True)
-            record = done(place) | {"model": name, "kind": kinds()[name]}
-            for plan in args.plans:
+        for plan in args.plans:
+            for name in names:
+                place = args.folder / name
+                record = done(place) | {"model": name, "kind": kinds()[name]}
                 if args.again or plan not in record["cells"]:
                     found = entry(name, plan, place / plan.replace(" ", "_").replace(":", "_"))
                     record["cells"][plan] = found

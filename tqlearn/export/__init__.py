@@ -6,6 +6,7 @@
 - ``lowering``: from the trace to operators of onnx and onnxruntime (``products``, ``tables``)
 - ``unpacking``: streams of codes to what an operator reads, at loading
 - ``graph``: a graph of ONNX that is written anew
+- ``folders``: folders that plain transformers reads: dense, compressed-tensors
 """
 
 import sys

@@ -99,7 +99,12 @@ def packed(w: Writer, codes: str, bits: int, shape: tuple[int, ...]) -> str:
 
 
 def floats(w: Writer, weight: Weight) -> str:
-    """Return the numbers of a weight: cores at loading, others by DequantizeLinear at each call."""
+    """Return the numbers of a weight.
+
+    Matrices and cores become floats at loading; what has more axes, such as a convolution, stays in
+    codes for DequantizeLinear at each call. (In front of a product, onnxruntime would round what
+    DequantizeLinear is multiplied with.)
+    """
     return w.once((weight.name, "floats"), lambda: _floats(w, weight))
 
 
@@ -108,7 +113,7 @@ def _floats(w: Writer, weight: Weight) -> str:
         return spread(w, weight, w.constant(weight.stream, np.float32, weight.name), 0, np.float32)
     found = codes(w, weight)
     whole = np.clip(np.rint(weight.zero), 0, 255)
-    if weight.core or not np.array_equal(whole, weight.zero):
+    if weight.core or len(weight.shape) < 3 or not np.array_equal(whole, weight.zero):
         rows = reshape(w, w.add("Cast", [found], to=1), (weight.groups, -1))  # float
         zero = w.constant(weight.zero.reshape(-1, 1))
         rows = w.add("Mul", [w.add("Sub", [rows, zero]), w.constant(weight.scale.reshape(-1, 1))])

@@ -10,7 +10,7 @@ from ..sparsity.blocks import BlockMask, RowMask
 from ..stages import is_quantizer
 from ..surgery import compact, pack
 
-TARGETS = ("onnx",)
+TARGETS = ("onnx", "compressed-tensors", "dense")
 LARGE = 1_900_000_000  # bytes: one file of ONNX ends at 2 GiB, what is larger has a second one
 
 
@@ -28,12 +28,14 @@ def export(
 
     Args:
         model: compressed or packed; it stays as it is, and is exported as in evaluation.
-        path: the file to write.
+        path: the file to write, or the folder.
         inputs: an example, as the model is called: a dict of tensors by argument, a tensor or a
             tuple. With ``past_key_values`` in it, a cache or pairs of tensors, the graph takes
             ``past_key_values.0.key`` and so on, and returns ``present.0.key``.
         target: "onnx": a file that onnxruntime runs, with operators of its own for products and
-            look-ups in codes.
+            look-ups in codes. "compressed-tensors": a folder that transformers and vLLM read with
+            that package, codes of linear layers. "dense": a folder of floats that plain
+            transformers reads, as large as the teacher's.
         axes: {input: {axis: name}} of the axes that may have another size later, in place of ours:
             the first of each input, and the second of those that have two.
 
@@ -49,7 +51,16 @@ def export(
     """
     if target not in TARGETS:
         raise ValueError(f"target is one of {TARGETS}, got {target!r}")
-    return to_onnx(model, Path(path), inputs, axes or {})
+    path = Path(path)
+    if target == "onnx":
+        if path.is_dir():
+            raise ValueError(f"{path} is a folder, and ONNX is a file, such as {path}/model.onnx")
+        return to_onnx(model, path, inputs, axes or {})
+    if path.is_file():
+        raise ValueError(f"{path} is a file, and {target!r} is a folder")
+    from .folders import to_compressed_tensors, to_dense
+
+    return to_dense(model, path) if target == "dense" else to_compressed_tensors(model, path)
 
 
 def to_onnx(
