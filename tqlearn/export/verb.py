@@ -117,8 +117,10 @@ def as_left(model: nn.Module) -> nn.Module:
 
 
 def twice(inputs: Mapping[str, Tensor], axes: Mapping[str, Mapping[int, str]]) -> dict[str, Tensor]:
-    """Return inputs of two rows in place of one: a trace takes one for a fixed size."""
+    """Return inputs of two rows in place of one: a trace takes one for a fixed size.
+
+    Each is a tensor of its own: a trace takes one that is given twice for one input.
+    """
     rows = {x.shape[0] for name, x in inputs.items() if 0 in axes.get(name, ())}
-    if rows != {1}:
-        return dict(inputs)
-    return {n: torch.cat([x, x]) if 0 in axes.get(n, ()) else x for n, x in inputs.items()}
+    parts = {name: 2 if rows == {1} and 0 in axes.get(name, ()) else 1 for name in inputs}
+    return {name: torch.cat([x] * parts[name]) if x.dim() else x for name, x in inputs.items()}
