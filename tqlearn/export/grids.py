@@ -115,7 +115,8 @@ def weight_of(name: str, packed: Packed, stream: Tensor, core: bool = False) -> 
 
 
 def _numbers(grid: nn.Module | Tensor) -> tuple[np.ndarray, np.ndarray]:
-    scale, zero = (grid, None) if isinstance(grid, Tensor) else (grid.scale, grid.zero_point)
+    scale = grid if isinstance(grid, Tensor) else grid.scale
+    zero = getattr(grid, "zero_point", None)  # a quantizer of one's own need not have one
     scale = positive(scale.detach().float()).reshape(-1)
     zero = scale * 0 if zero is None else zero.detach().float().reshape(-1)
     return scale.cpu().numpy(), zero.cpu().numpy()
@@ -169,7 +170,8 @@ def rounding_of(name: str, q: nn.Module) -> Rounding:
     if scale.size != zero.size:
         zero = np.broadcast_to(zero, scale.shape)
     zero = zero - q.qmin
-    found = Rounding(name, q.qmax - q.qmin + 1, scale, zero)
+    top = getattr(q, "qmax", q.qmin + 2**q.bits - 1)
+    found = Rounding(name, top - q.qmin + 1, scale, zero)
     features = getattr(q, "features", None)
     if scale.size != (features or 1):
         raise ValueError(
