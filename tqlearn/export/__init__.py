@@ -9,18 +9,6 @@
 - ``folders``: folders that plain transformers reads: dense, compressed-tensors
 """
 
-import sys
-from types import ModuleType
-
 from .verb import TARGETS, export
 
 __all__ = ["TARGETS", "export"]
-
-
-class _Verb(ModuleType):
-    """The room is the verb, too: ``tq.export(model, ...)``."""
-
-    __call__ = staticmethod(export)
-
-
-sys.modules[__name__].__class__ = _Verb
