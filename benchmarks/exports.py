@@ -9,7 +9,8 @@ size, and compared with torch. ``error`` is the largest difference over the larg
 floats are decoded it may be 1e-4; where inputs are rounded to b bits, 4 / 2^b: a number on the edge
 of two codes may fall either way, and moves the output by a code.
 
-A decoder is exported with its cache, too, and writes 8 tokens greedily, as torch does.
+Under "4 bits" a decoder is exported with its cache, too, and writes 8 tokens greedily, as torch
+does.
 """
 
 import collections
@@ -61,6 +62,7 @@ NAMES = (
     *("LlamaForCausalLM", "GPT2LMHeadModel", "Qwen2ForCausalLM", "T5ForConditionalGeneration"),
     "CLIPModel",
 )
+CACHED = "4 bits"  # the plan under which decoders write with a cache
 TOLD = ("NBits", "GatherBlock", "Integer", "QLinear", "DequantizeLinear", "QuantizeLinear")
 
 
@@ -99,13 +101,13 @@ def other(batch):
 
 
 def compressed(model, batch, plan):
-    """Return what a plan makes of a model; half of what block masks cover goes."""
+    """Return what a plan makes of a model; half of what block masks cover goes, and is cut out."""
     student, plan, _, refused = fitted(model, batch, plan)
+    masks = [m for m in student.modules() if isinstance(m, BlockMask) and m.source is m]
     with torch.no_grad():
-        for mask in student.modules():
-            if isinstance(mask, BlockMask) and mask.source is mask:
-                mask.scores[: len(mask.scores) // 2] = -10
-    return student, refused
+        for mask in masks:
+            mask.scores[: len(mask.scores) // 2] = -10
+    return (tq.compact(student).eval() if masks else student), refused
 
 
 def cell(model, batch, plan, folder):
@@ -136,7 +138,7 @@ def cell(model, batch, plan, folder):
         "onnx": file.stat().st_size,
         "packed": files(folder / "packed"),
         "operators": operators(seen),
-    } | written(student, batch, folder)
+    } | (written(student, batch, folder) if plan == CACHED else {})
 
 
 def written(student, batch, folder):

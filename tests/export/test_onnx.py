@@ -187,6 +187,27 @@ def test_a_cache_is_a_line_of_tensors():
         }
 
 
+def test_what_is_no_cache_is_refused():
+    with pytest.raises(TypeError, match="past_key_values is a cache of a decoder or a pair"):
+        lined_up({"past_key_values": object()})
+
+
+def test_codes_inside_a_branch_are_refused_by_name(ship):
+    """A model with ``torch.cond`` has such a graph; written by hand, as it takes long to trace."""
+    from onnx import TensorProto, helper
+
+    from tqlearn.export.lowering import Lowering
+
+    inner = helper.make_node("Decode", ["codes"], ["w"], domain="tqlearn", key="layer.weight")
+    value = helper.make_tensor_value_info("w", TensorProto.FLOAT, [2])
+    body = helper.make_graph([inner], "body", [], [value])
+    node = helper.make_node("If", ["yes"], ["y"], then_branch=body, else_branch=body)
+    out = helper.make_tensor_value_info("y", TensorProto.FLOAT, [2])
+    model = helper.make_model(helper.make_graph([node], "net", [], [out]))
+    with pytest.raises(ValueError, match="layer.weight is read inside a branch or a loop"):
+        Lowering(model, {}, {}).run()
+
+
 @pytest.mark.slow
 def test_a_decoder_writes_the_same_with_its_cache(ship, tmp_path):
     from transformers import LlamaConfig, LlamaForCausalLM

@@ -15,7 +15,6 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from ..quantizers.inputs import PLACES
 from ..stages import Cores, is_quantizer
 from ..storage.files import state_of
 from ..storage.layout import describe
@@ -57,8 +56,7 @@ def require_transformers(model: nn.Module, target: str) -> None:
 def refuse_inputs(model: nn.Module, target: str) -> None:
     """Raise a ValueError for quantizers of activations, by name."""
     for name, module in model.named_modules():
-        inside = name.rpartition(".")[2]
-        if is_quantizer(module) and (inside in PLACES or ".parametrizations." not in f".{name}."):
+        if is_quantizer(module) and ".parametrizations." not in f".{name}.":
             raise ValueError(
                 f"{name} quantizes activations, which {target!r} has no place for; export to "
                 "'onnx', or leave it out of the plan"

@@ -11,7 +11,7 @@ who reads them:
 Source: onnxruntime's documentation of its contrib operators.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import onnx
@@ -71,6 +71,11 @@ class Lowering:
         return way is not None and way(node)
 
     def _plain(self, node: onnx.NodeProto) -> None:
+        if key := next(hidden(node), None):
+            raise ValueError(
+                f"{key} is read inside a branch or a loop of the model, where no operator on codes "
+                "can stand; leave it out of the plan"
+            )
         new = onnx.NodeProto()
         new.CopyFrom(node)
         for i, name in enumerate(new.input):
@@ -160,3 +165,13 @@ class Lowering:
         if found is not None:
             self.w.add("Identity", [found], out=node.output[0])
         return found is not None
+
+
+def hidden(node: onnx.NodeProto) -> Iterator[str]:
+    """Yield the keys of packed tensors and roundings inside the bodies of a node."""
+    for found in node.attribute:
+        if found.type == onnx.AttributeProto.GRAPH:
+            for inner in found.g.node:
+                if inner.domain == "tqlearn":
+                    yield attribute(inner, "key").decode()
+                yield from hidden(inner)

@@ -132,9 +132,7 @@ def lined_up(inputs: object) -> tuple[dict[str, Tensor], bool]:
     found = {}
     for name, x in pairs:
         if name == PAST:
-            layers = getattr(x, "layers", None)
-            pairs = x if layers is None else [(layer.keys, layer.values) for layer in layers]
-            for i, (key, value) in enumerate(pairs):
+            for i, (key, value) in enumerate(_pairs(x)):
                 found |= {f"{PAST}.{i}.key": key, f"{PAST}.{i}.value": value}
         elif not isinstance(x, Tensor):
             raise TypeError(
@@ -144,6 +142,20 @@ def lined_up(inputs: object) -> tuple[dict[str, Tensor], bool]:
         else:
             found[name] = x
     return found, by_name
+
+
+def _pairs(past: object) -> list[tuple[Tensor, Tensor]]:
+    """Return a cache as pairs of tensors, whatever it comes as."""
+    if layers := getattr(past, "layers", None):
+        past = [(layer.keys, layer.values) for layer in layers]
+    if isinstance(past, list | tuple) and all(
+        len(pair) == 2 and all(isinstance(x, Tensor) for x in pair) for pair in past
+    ):
+        return [*past]
+    raise TypeError(
+        f"{PAST} is a cache of a decoder or a pair of tensors for each layer, got a "
+        f"{type(past).__name__}; export without it"
+    )
 
 
 def axes_of(inputs: Mapping[str, Tensor]) -> dict[str, dict[int, str]]:

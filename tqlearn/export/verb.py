@@ -6,9 +6,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from ..sparsity.blocks import BlockMask, RowMask
-from ..stages import is_quantizer
-from ..surgery import compact, pack
+from ..surgery import pack
 
 TARGETS = ("onnx", "compressed-tensors", "dense")
 LARGE = 1_900_000_000  # bytes: one file of ONNX ends at 2 GiB, what is larger has a second one
@@ -22,6 +20,8 @@ def export(
     axes: Mapping[str, Mapping[int, str]] | None = None,
 ) -> Path:
     """Write a model for another engine; codes stay codes.
+
+    What block masks have emptied goes with ``compact`` before; without it, zeros are written.
 
     Everything is checked beforehand: what the target cannot hold is refused by its name, and
     nothing is written then.
@@ -85,7 +85,7 @@ def to_onnx(
     if unknown := sorted(set(axes) - set(given)):
         raise ValueError(f"axes are of inputs {sorted(given)}, got {unknown}")
     require_single(model)
-    packed = as_left(model)
+    packed = pack(model).eval()
     weights, roundings = opened(packed)
     chosen = axes_of(given) | dict(axes)
     trace = traced(packed, twice(given, chosen), by_name, chosen)
@@ -105,15 +105,6 @@ def require_single(model: nn.Module) -> None:
                 f"{name} is {tensor.dtype}, and a graph for CPUs computes in float32; call "
                 "model.float() first"
             )
-
-
-def as_left(model: nn.Module) -> nn.Module:
-    """Return a packed copy in evaluation, without the heads and dimensions that masks emptied."""
-    modules = [*model.modules()]
-    masked = any(isinstance(module, BlockMask | RowMask) for module in modules)
-    if masked and not any(map(is_quantizer, modules)):
-        model = compact(model)
-    return pack(model).eval()
 
 
 def twice(inputs: Mapping[str, Tensor], axes: Mapping[str, Mapping[int, str]]) -> dict[str, Tensor]:

@@ -38,15 +38,17 @@ def guard_saving(cls: type) -> None:
     def save_pretrained(self, save_directory, *args, **kwargs):
         quantizer = getattr(self, "hf_quantizer", None)
         if not hasattr(quantizer, "given"):  # none, or of another method
-            method(self, save_directory, *args, **kwargs)
-            return remove_card(save_directory)
+            out = method(self, save_directory, *args, **kwargs)
+            remove_card(save_directory)
+            return out
         quantizer.given = kwargs
         try:
-            method(self, save_directory, *args, **kwargs)
+            out = method(self, save_directory, *args, **kwargs)
         finally:
             quantizer.given = {}
         if _writes_card(self, kwargs.get("is_main_process", args[0] if args else True)):
             write_card(self, save_directory)
+        return out
 
     save_pretrained.tqlearn_guard = True
     cls.save_pretrained = save_pretrained
