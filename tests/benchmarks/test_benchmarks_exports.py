@@ -67,6 +67,8 @@ def test_all_cells_as_stored(exports):
             assert (found["outcome"] == "part") == bool(found["refused"])
     works = [r["model"] for r in records if r["cells"]["4 bits"]["outcome"] in ("ok", "part")]
     assert len(works) >= 20
+    (mini,) = (record["cells"] for record in records if record["model"] == "MiniLM")
+    assert all(found["onnx"] <= 1.15 * found["packed"] for found in mini.values())
     writers = [r for r in records if "writes" in r["cells"]["4 bits"]]
     assert writers and all(r["cells"]["4 bits"]["writes"] == 8 for r in writers)
     bits = [r["cells"]["4 bits"]["operators"] for r in records]
