@@ -302,6 +302,19 @@ def test_refusals_of_arguments(ship, tmp_path):
     assert not [*tmp_path.iterdir()]
 
 
+def test_what_torch_cannot_trace_is_said(ship, tmp_path, monkeypatch):
+    """In the words of the error behind torch's pages of advice."""
+    from torch.onnx import OnnxExporterError
+
+    def fail(*args, **kwargs):
+        raise OnnxExporterError("pages of advice") from RuntimeError("data-dependent\nand more")
+
+    monkeypatch.setattr(torch.onnx, "export", fail)
+    with pytest.raises(ValueError, match="cannot trace this Linear: data-dependent; if that is"):
+        tq.export(nn.Linear(8, 4), tmp_path / "x.onnx", torch.ones(2, 8))
+    assert not [*tmp_path.iterdir()]
+
+
 def test_a_range_per_feature_is_one_per_feature():
     q = RunningRange(bits=8, features=3).calibrate(torch.randn(2, 4, 3)).eval()
     found = rounding_of("here", q)
