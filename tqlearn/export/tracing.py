@@ -203,10 +203,10 @@ def traced(
                 verbose=False,
             )  # fmt: skip
         except torch.onnx.errors.OnnxExporterError as error:
-            words = str(error.__cause__ or error).strip().splitlines()
+            words = (str(error.__cause__ or error).strip().splitlines() or [str(error)])[0]
             raise ValueError(
-                f"torch cannot trace this {type(model).__name__}: {words[0] if words else error}; if "
-                "that is about sizes, say in axes which ones may vary: {input: {axis: name}}"
+                f"torch cannot trace this {type(model).__name__}: {words}; if that is about sizes, "
+                "say in axes which ones may vary: {input: {axis: name}}"
             ) from error
     graph = program.model_proto
     for value, new in zip(graph.graph.output, called.found.names, strict=True):
