@@ -37,14 +37,14 @@ def write_card(model: nn.Module, folder: str | Path) -> Path | None:
 def remove_card(folder: str | Path) -> None:
     """Take our card away where a model that is compressed no more was saved over one that was."""
     file = Path(folder) / "README.md"
-    if file.is_file() and MARK in file.read_text(encoding="utf-8"):
+    if file.is_file() and MARK.encode() in file.read_bytes():
         file.unlink()
 
 
 def is_ours(file: Path) -> bool:
     """Say whether a README is a card of ours, or one that nobody has written."""
-    text = file.read_text(encoding="utf-8")
-    return MARK in text or BLANK in text
+    text = file.read_bytes()  # somebody else's may be in any encoding
+    return MARK.encode() in text or BLANK.encode() in text
 
 
 def card(model: nn.Module, folder: str | Path) -> str:
