@@ -32,6 +32,8 @@ PACKAGES = (
     "tensorly",
     "tensorly-torch",
     "numpy",
+    "onnx",
+    "onnxruntime",
 )
 
 

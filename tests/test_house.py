@@ -46,6 +46,7 @@ BRIDGE |= {"seqeval", "sacrebleu", "sklearn", "numpy"}
 # recipes are programs for transformers' own argument parser and trainer
 GUESTS = {"data": {"datasets", "numpy", "sklearn", "PIL"}}
 GUESTS |= {"hf": BRIDGE, "teachers": BRIDGE, "recipes": BRIDGE}
+GUESTS |= {"export": {"onnx", "onnxscript", "numpy", "compressed_tensors", "transformers"}}
 GUESTS |= {"factors": {"tensorly"}}  # imported at the call, to hand cores over
 
 

@@ -21,6 +21,7 @@ from . import (  # noqa: F401  (the rooms, for ``tq.factors`` and so on)
     storage,
     surgery,
 )
+from .export import export  # the verb, in front of its room: tqlearn.export.grids is there, too
 from .factors import TT, TTM, Kronecker, LowRank
 from .quantizers import calibrate
 from .quantizers.edits import LSQ, PACT, SAWB, Inputs, LearnedClip, LSQPlus, Ternary, Uniform
@@ -72,6 +73,7 @@ __all__ = [
     "compensate",
     "compress",
     "describe",
+    "export",
     "fill",
     "load",
     "pack",

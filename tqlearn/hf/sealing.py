@@ -16,6 +16,7 @@ from transformers.integrations.accelerate import load_offloaded_parameter
 from transformers.modeling_utils import load_state_dict, remove_tied_weights_from_state_dict
 
 from ..storage.digests import KEY, TYPES, Stored, checksum, read, seal
+from .card import remove_card, write_card
 
 FREE = {  # of config.json: may differ without another result, or is not settled when we are asked
     *("dtype", "torch_dtype", "architectures", "_name_or_path", "transformers_version"),
@@ -27,25 +28,49 @@ def guard_saving(cls: type) -> None:
     """Let ``save_pretrained`` of a class tell the model's quantizer what it was called with.
 
     transformers drops a ``state_dict`` that it is given where a quantizer stands; ours hands it
-    back.
+    back. A model card follows, see ``card``.
     """
     method = cls.save_pretrained
     if hasattr(method, "tqlearn_guard"):
         return
 
     @wraps(method)
-    def save_pretrained(self, *args, **kwargs):
+    def save_pretrained(self, save_directory, *args, **kwargs):
         quantizer = getattr(self, "hf_quantizer", None)
         if not hasattr(quantizer, "given"):  # none, or of another method
-            return method(self, *args, **kwargs)
+            out = method(self, save_directory, *args, **kwargs)
+            remove_card(save_directory)
+            return out
         quantizer.given = kwargs
         try:
-            return method(self, *args, **kwargs)
+            out = method(self, save_directory, *args, **kwargs)
         finally:
             quantizer.given = {}
+        if _writes_card(self, kwargs.get("is_main_process", args[0] if args else True)):
+            write_card(self, save_directory)
+        return out
 
     save_pretrained.tqlearn_guard = True
     cls.save_pretrained = save_pretrained
+    guard_upload(cls)
+
+
+def guard_upload(cls: type) -> None:
+    """Let our card go to the hub where transformers would send one that nobody has written."""
+    method = cls._upload_modified_files
+
+    @wraps(method)
+    def upload(self, working_dir, *args, **kwargs):
+        if hasattr(getattr(self, "hf_quantizer", None), "given") and _writes_card(self):
+            write_card(self, working_dir)
+        return method(self, working_dir, *args, **kwargs)
+
+    cls._upload_modified_files = upload
+
+
+def _writes_card(model: nn.Module, main: bool = True) -> bool:
+    """Say whether a card is to be written by this process: an adapter has one of its own."""
+    return main and not getattr(model, "_hf_peft_config_loaded", False)
 
 
 def seal_of(model: nn.Module, given: dict) -> dict[str, str]:

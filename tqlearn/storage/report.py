@@ -107,12 +107,7 @@ def report(model: nn.Module, reference: nn.Module | None = None) -> Report:
     whole file                             304
     """
     require_calibrated(model)
-    rows, seen = [], set()
-    for name, module in model.named_modules():
-        if isinstance(module, ParametrizationList) or ".parametrizations." in f".{name}.":
-            continue
-        if row := _row(name, module, seen):
-            rows.append(row)
+    rows = rows_of(model)
     weights = file_bytes(model)
     return Report(
         parameters=sum(row["parameters"] for row in rows),
@@ -122,6 +117,17 @@ def report(model: nn.Module, reference: nn.Module | None = None) -> Report:
         rows=rows,
         reference=None if reference is None else report(reference),
     )
+
+
+def rows_of(model: nn.Module) -> list[dict]:
+    """Return what ``Report.rows`` has: one entry per layer with weights, shared numbers once."""
+    rows, seen = [], set()
+    for name, module in model.named_modules():
+        if isinstance(module, ParametrizationList) or ".parametrizations." in f".{name}.":
+            continue
+        if row := _row(name, module, seen):
+            rows.append(row)
+    return rows
 
 
 def _row(name: str, module: nn.Module, seen: set[int]) -> dict | None:

@@ -1,0 +1,94 @@
+"""A graph of ONNX that is written anew, node by node."""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import onnx
+from onnx import helper, inliner, numpy_helper
+
+CONTRIB = "com.microsoft"  # operators of onnxruntime's own
+SMALL = 4096  # bytes: constants up to here are looked for among those that are there
+
+
+class Writer:
+    """Collect nodes and constants; names that a torch export gave keep their meaning.
+
+    Args:
+        model: whose constants are kept, and whose nodes the caller hands on one by one.
+    """
+
+    def __init__(self, model: onnx.ModelProto) -> None:
+        if model.functions:
+            model = inliner.inline_local_functions(model)
+        self.model, self.nodes = model, []
+        self.constants = {tensor.name: tensor for tensor in model.graph.initializer}
+        self._known: dict[object, str] = {}
+        self._count = 0
+
+    def name(self, word: str) -> str:
+        """Return a name that nothing has."""
+        self._count += 1
+        return f"tq_{word}_{self._count}"
+
+    def constant(self, values: object, dtype: type = np.float32, name: str = "constant") -> str:
+        """Return the name of a constant; small ones of equal values are one."""
+        array = np.ascontiguousarray(np.asarray(values, dtype=dtype))
+        array = array.reshape(np.shape(values))  # of no axes, too
+        key = (array.shape, array.dtype.str, array.tobytes()) if array.nbytes <= SMALL else None
+        if key is None or key not in self._known:
+            new = self.name(name)
+            self.constants[new] = numpy_helper.from_array(array, new)
+            if key is None:
+                return new
+            self._known[key] = new
+        return self._known[key]
+
+    def add(
+        self, op: str, inputs: Sequence[str], domain: str = "", out: str | None = None, **attributes
+    ) -> str:
+        """Add a node of one output and return the output's name."""
+        out = self.name(op.lower()) if out is None else out
+        self.nodes.append(helper.make_node(op, [*inputs], [out], domain=domain, **attributes))
+        return out
+
+    def once(self, key: object, make: Callable[[], str]) -> str:
+        """Return what was made under a key, made now if it is the first time."""
+        if key not in self._known:
+            self._known[key] = make()
+        return self._known[key]
+
+    def finish(self, domains: dict[str, int]) -> onnx.ModelProto:
+        """Return the model with the nodes that were written and the constants that they use."""
+        used = {name for node in self.nodes for name in names_in(node)}
+        used |= {value.name for value in self.model.graph.output}
+        graph = self.model.graph
+        del graph.node[:], graph.initializer[:], graph.value_info[:]
+        for node in self.nodes:  # where in the code it came from would outweigh a small model
+            del node.metadata_props[:]
+            node.doc_string = ""
+        del graph.metadata_props[:], self.model.metadata_props[:]
+        graph.node.extend(self.nodes)
+        graph.initializer.extend(t for name, t in self.constants.items() if name in used)
+        kept = {i.domain: i.version for i in self.model.opset_import if i.domain != "tqlearn"}
+        del self.model.opset_import[:]
+        for domain, version in (kept | domains).items():
+            self.model.opset_import.append(helper.make_opsetid(domain, version))
+        return self.model
+
+
+def names_in(node: onnx.NodeProto) -> list[str]:
+    """Return what a node reads, inside its bodies too."""
+    found = [*node.input]
+    for attribute in node.attribute:
+        if attribute.type == onnx.AttributeProto.GRAPH:
+            found += [name for inner in attribute.g.node for name in names_in(inner)]
+            found += [value.name for value in attribute.g.output]
+    return found
+
+
+def attribute(node: onnx.NodeProto, name: str, default: object = None) -> object:
+    """Return the value of an attribute of a node."""
+    for found in node.attribute:
+        if found.name == name:
+            return helper.get_attribute_value(found)
+    return default
