@@ -5,6 +5,8 @@ here on a copy of the dict of tensors.
 """
 
 import json
+import os
+import re
 import warnings
 from functools import wraps
 from pathlib import Path
@@ -16,7 +18,9 @@ from transformers.integrations.accelerate import load_offloaded_parameter
 from transformers.modeling_utils import load_state_dict, remove_tied_weights_from_state_dict
 
 from ..storage.digests import KEY, TYPES, Stored, checksum, read, seal
+from ..writing import folder_beside
 
+SHARD = re.compile(r"-\d{5}-of-\d{5}$")
 FREE = {  # of config.json: may differ without another result, or is not settled when we are asked
     *("dtype", "torch_dtype", "architectures", "_name_or_path", "transformers_version"),
     *("quantization_config", "id2label", "label2id"),
@@ -24,7 +28,8 @@ FREE = {  # of config.json: may differ without another result, or is not settled
 
 
 def guard_saving(cls: type) -> None:
-    """Let ``save_pretrained`` of a class tell the model's quantizer what it was called with.
+    """Let ``save_pretrained`` of a class tell the model's quantizer what it was called with, and
+    write beside: what the folder holds stays until the new files are whole.
 
     transformers drops a ``state_dict`` that it is given where a quantizer stands; ours hands it
     back.
@@ -34,18 +39,37 @@ def guard_saving(cls: type) -> None:
         return
 
     @wraps(method)
-    def save_pretrained(self, *args, **kwargs):
+    def save_pretrained(self, save_directory, *args, **kwargs):
         quantizer = getattr(self, "hf_quantizer", None)
         if not hasattr(quantizer, "given"):  # none, or of another method
-            return method(self, *args, **kwargs)
+            return method(self, save_directory, *args, **kwargs)
         quantizer.given = kwargs
         try:
-            return method(self, *args, **kwargs)
+            if args or os.path.isfile(save_directory) or _not_alone(kwargs):
+                return method(self, save_directory, *args, **kwargs)
+            with folder_beside(save_directory) as new:
+                method(self, new, **kwargs)
+                names = {file.name for file in new.iterdir()}
+            _remove_shards(Path(save_directory), names)
         finally:
             quantizer.given = {}
 
     save_pretrained.tqlearn_guard = True
     cls.save_pretrained = save_pretrained
+
+
+def _not_alone(given: dict) -> bool:
+    """Say whether others write to the folder, or read from it, during the call."""
+    away = not given.get("is_main_process", True)
+    return away or bool(given.get("push_to_hub") or given.get("distributed_checkpoint"))
+
+
+def _remove_shards(folder: Path, fresh: set[str]) -> None:
+    """Remove the shards of an earlier save of the same file, as transformers does."""
+    stems = {SHARD.sub("", Path(name).stem) for name in fresh if name.endswith(".safetensors")}
+    for file in folder.glob("*.safetensors"):
+        if file.name not in fresh and SHARD.search(file.stem) and SHARD.sub("", file.stem) in stems:
+            file.unlink()
 
 
 def seal_of(model: nn.Module, given: dict) -> dict[str, str]:

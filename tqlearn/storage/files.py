@@ -9,6 +9,7 @@ from pathlib import Path
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from ..writing import beside
 from .checks import check, unsaved
 from .digests import KEY, Stored, read, seal, verify
 from .layout import describe, rebuild
@@ -44,11 +45,17 @@ def save(model: nn.Module, path: str | Path) -> Path:
     packed.
 
     Models of transformers have ``save_pretrained`` for this; ``save`` serves all others. The header
-    holds digests: ``load`` refuses a file in which anything has changed.
+    holds digests: ``load`` refuses a file in which anything has changed. A file that is there stays
+    until the new one is whole.
+
+    Raises:
+        OSError: the file cannot be written; the old one is unchanged.
     """
     layout, (state, others) = json.dumps(describe(model)), state_of(model)
     line = seal({name: Stored.of(tensor) for name, tensor in state.items()}, layout + str(others))
-    save_file(state, str(path), metadata=others | {"format": "pt", "tqlearn": layout, KEY: line})
+    notes = others | {"format": "pt", "tqlearn": layout, KEY: line}
+    with beside(path) as new:
+        save_file(state, str(new), metadata=notes)
     return Path(path)
 
 
