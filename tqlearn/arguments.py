@@ -61,9 +61,8 @@ def _words(kind: object) -> str:
         kinds = [one for one in inner if not (one is int and float in inner)]
         return " or ".join(map(_words, kinds))
     if origin in (tuple, Sequence):
-        return (
-            f"a list of {' or '.join(MANY[one] for one in typing.get_args(inner[0]) or inner[:1])}"
-        )
+        kinds = typing.get_args(inner[0]) or inner[:1]
+        return f"a list of {' or '.join(MANY.get(one, str(one)) for one in kinds)}"
     return NAMES.get(kind, getattr(kind, "__name__", str(kind)))
 
 
@@ -139,8 +138,9 @@ def require_numbers(verb: str, model: nn.Module) -> None:
     Traceback (most recent call last):
     ValueError: calibrate needs numbers, but weight is on meta; load the weights first
     """
+    away = hasattr(model, "hf_device_map")  # accelerate holds some weights elsewhere
     for name, tensor in (*model.named_parameters(), *model.named_buffers()):
-        if tensor.is_meta:
+        if tensor.is_meta and not away:
             raise ValueError(f"{verb} needs numbers, but {name} is on meta; load the weights first")
 
 

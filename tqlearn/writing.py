@@ -4,20 +4,27 @@ A full disk, an error or a kill in the middle leaves what stood there before. An
 stray file either; a kill leaves one whose name begins with a dot and ends in ".part".
 """
 
+import errno
 import os
 import re
 import secrets
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from errno import EACCES, EDQUOT, EIO, ENOENT, ENOSPC, EPERM, EROFS
 from pathlib import Path
 
+
+def _numbers(*names: str) -> set[int]:
+    return {getattr(errno, name) for name in names if hasattr(errno, name)}  # systems differ
+
+
 WAYS = {
-    **dict.fromkeys((ENOSPC, EDQUOT), "free some space, or write to another place"),
-    **dict.fromkeys((EACCES, EPERM, EROFS), "make it writable, or write to another place"),
-    ENOENT: "make its folder first",
-}
+    **dict.fromkeys(_numbers("ENOSPC", "EDQUOT"), "free some space, or write to another place"),
+    **dict.fromkeys(_numbers("EACCES", "EPERM", "EROFS"),
+                    "make it writable, or write to another place"),
+    errno.ENOENT: "make its folder first",
+}  # fmt: skip
+NO_SYNC = _numbers("EINVAL", "ENOSYS", "ENOTSUP")  # of a file system that offers none: no fault
 NUMBER = re.compile(r"\(os error (\d+)\)")  # how safetensors words an OSError
 
 
@@ -46,7 +53,7 @@ def beside(path: str | Path) -> Iterator[Path]:
     with telling(path):
         try:
             if place.exists() and not os.access(place, os.W_OK):
-                raise PermissionError(EACCES, os.strerror(EACCES))
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
             yield new
             if place.exists():
                 shutil.copymode(place, new)
@@ -83,7 +90,7 @@ def folder_beside(path: str | Path) -> Iterator[Path]:
                     there = place / file.relative_to(new)
                     there.parent.mkdir(parents=True, exist_ok=True)
                     file.replace(there)
-            else:
+            elif files:  # of several processes one alone may have written
                 new.replace(place)
         finally:
             shutil.rmtree(new, ignore_errors=True)
@@ -111,7 +118,7 @@ def telling(path: str | Path) -> Iterator[None]:
             found = NUMBER.search(str(error))
             if found is None:
                 raise
-            number = EIO if os.name == "nt" else int(found[1])  # Windows counts differently
+            number = errno.EIO if os.name == "nt" else int(found[1])  # Windows counts differently
         if number is None:
             raise
         words = os.strerror(number)
@@ -124,4 +131,8 @@ def telling(path: str | Path) -> Iterator[None]:
 def _reach_the_disk(file: Path) -> None:
     """Wait until a file is on the disk: after a power cut its new name must not lead to nothing."""
     with open(file, "rb+") as handle:
-        os.fsync(handle.fileno())
+        try:
+            os.fsync(handle.fileno())
+        except OSError as error:
+            if error.errno not in NO_SYNC:
+                raise

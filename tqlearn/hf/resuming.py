@@ -22,7 +22,7 @@ PARTS = {  # what a training needs, and the names that transformers or a backend
                 "pytorch_model.bin.index.json", "adapter_model.safetensors", "adapter_model.bin",
                 "*/adapter_model.safetensors", "pytorch_model_fsdp*", "global_step*"),
     "optimizer": ("optimizer.pt", "optimizer.bin", "optimizer_*", "global_step*", "rank*-of-*"),
-    "learning rate schedule": ("scheduler.pt",),
+    "learning rate schedule": ("scheduler.pt", "global_step*"),
     "state of the random numbers": ("rng_state.pth", "rng_state_*.pth"),
 }  # fmt: skip
 
@@ -72,7 +72,7 @@ def search(
 ) -> tuple[Path | None, dict[Path, list[str]]]:
     """Return a run's newest whole checkpoint, and the faults of those that are newer."""
     places = {int(n): f for f in Path(folder).glob("checkpoint-*")
-              if (n := f.name.split("-")[1]).isdigit() and f.is_dir()}  # fmt: skip
+              if (n := f.name.removeprefix("checkpoint-")).isdigit() and f.is_dir()}  # fmt: skip
     passed = {}
     for step in sorted(places, reverse=True):
         if not (faults := [*cut_short(places[step]), *missing(places[step], parts)]):
