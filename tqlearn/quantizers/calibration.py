@@ -5,6 +5,7 @@ the real positions only.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from numbers import Number
 
 import torch
 from jaxtyping import Float
@@ -62,20 +63,21 @@ def checked_batches(batches: Iterable) -> Iterator:
             f"batches are several, and one {type(batches).__name__} came; write [batch] for a "
             "single one"
         )
-    if isinstance(batches, str) or not isinstance(batches, Iterable):
+    several = isinstance(batches, Iterable) or hasattr(batches, "__getitem__")
+    if isinstance(batches, str) or not several:
         raise TypeError(f"batches are a list of what the model is called with, got {batches!r}")
     return _each(batches)
 
 
 def _each(batches: Iterable) -> Iterator:
     for number, batch in enumerate(batches):
-        if not isinstance(batch, Mapping | tuple | list | Tensor):
+        if batch is None or isinstance(batch, str | bytes | Number):
             raise TypeError(
                 f"batch {number} is a {type(batch).__name__}; a batch is a dict (keywords), a "
                 "tuple (positions) or a tensor"
             )
         values = batch.values() if isinstance(batch, Mapping) else batch
-        for value in [values] if isinstance(values, Tensor) else values:
+        for value in values if isinstance(batch, Mapping | tuple | list) else [values]:
             if isinstance(value, Tensor) and value.is_meta:
                 raise ValueError(
                     f"batch {number} has a tensor of {(*value.shape,)} on meta, which holds no "
