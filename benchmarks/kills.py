@@ -24,6 +24,7 @@ import tempfile
 import traceback
 import warnings
 from pathlib import Path
+from unittest.mock import patch
 
 import safetensors.torch
 import torch
@@ -77,7 +78,7 @@ def die_at(what, times, folder):
     def now():
         return next(left, None) == times
 
-    def patch(owner, name, around):
+    def wrap(owner, name, around):
         setattr(owner, name, around(getattr(owner, name)))
 
     def step(whole):
@@ -113,14 +114,14 @@ def die_at(what, times, folder):
         return dying
 
     if what == BETWEEN:
-        patch(transformers.DefaultFlowCallback, "on_step_begin",
-              lambda _: lambda *_, **__: die() if now() else None)  # fmt: skip
+        wrap(transformers.DefaultFlowCallback, "on_step_begin",
+             lambda _: lambda *_, **__: die() if now() else None)  # fmt: skip
     elif what in (BEFORE, AFTER):
-        patch(torch.optim.AdamW, "step", step)
+        wrap(torch.optim.AdamW, "step", step)
     elif what == REMOVAL:
-        patch(shutil, "rmtree", removal)
+        wrap(shutil, "rmtree", removal)
     else:
-        patch(*WRITERS[what], half)
+        wrap(*WRITERS[what], half)
 
 
 def run(folder, moment=None):
@@ -197,8 +198,7 @@ def main():
     args = parser("kills", __doc__).parse_args()
     torch.set_num_threads(1)  # a forked process has none of OpenMP's threads
     few = flights.generate(ROWS)
-    flights.generate = lambda: few
-    with tempfile.TemporaryDirectory() as work:
+    with tempfile.TemporaryDirectory() as work, patch.object(flights, "generate", lambda: few):
         work = Path(work).resolve()
         code, said = run(work / "whole")
         if code:
