@@ -33,6 +33,8 @@ from torch import nn
 import tqlearn as tq
 import tqlearn.hf  # noqa: F401  (a compressed model of transformers saves its layout)
 from tqlearn.sparsity.blocks import BlockMask
+from tqlearn.writing import beside
+from tqlearn.writing import write as write_file
 
 HERE = Path(__file__).parent
 OK, PART, REFUSED, NONE, FAIL = "ok", "part", "refused", "none", "FAIL"
@@ -258,7 +260,8 @@ def cell(base, plan, folder):
     check(shapes == {n: p.shape for n, p in model.named_parameters()}, "bake has other tensors")
     dense.save_pretrained(folder / "dense")
     plain = outputs(without_inputs(student), batch)
-    torch.save({"batch": batch, "packed": have, "dense": plain}, folder / "want.pt")
+    with beside(folder / "want.pt") as new:  # last: it says that the folder can be read
+        torch.save({"batch": batch, "packed": have, "dense": plain}, new)
     return {
         "outcome": PART if refused else OK,
         "refused": refused,
@@ -312,7 +315,7 @@ def study(name, folder, plans):
         record["cells"][plan] = found
         print(f"  {plan:14} {found['outcome']} {found.get('reason', '')[:300]}", flush=True)
     record["cells"] = {plan: record["cells"][plan] for plan in PLANS if plan in record["cells"]}
-    (folder / "cells.json").write_text(json.dumps(record, indent=1))
+    write_file(folder / "cells.json", json.dumps(record, indent=1))
 
 
 def done(folder):

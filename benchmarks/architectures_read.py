@@ -72,7 +72,9 @@ def compare_all(folder, kind):
             found = compare(place.parent.name, place, kind)
         except Exception as error:  # whatever it is, it is an entry of the table
             found = {"wrong": f"{kind} does not load: {type(error).__name__}: {error}"}
-        (place / f"{kind}.json").write_text(json.dumps(found))
+        new = place / f".{kind}.json.part"  # by hand: tqlearn is not imported here
+        new.write_text(json.dumps(found))
+        new.replace(place / f"{kind}.json")
 
 
 def main():

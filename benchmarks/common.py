@@ -15,6 +15,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from statistics import mean
 
+from tqlearn import writing
+
 RESULTS = Path(__file__).parent / "results"
 ROLES = ("baseline", "student", "ablation", "peer")
 KEYS = {"model", "role", "metrics", "bytes", "ratio", "speed", "note"}
@@ -95,7 +97,7 @@ def write(name, paper, rows, args, **extra):
         "rows": rows,
     }
     args.out.parent.mkdir(parents=True, exist_ok=True)
-    args.out.write_text(json.dumps(record, indent=2) + "\n")
+    writing.write(args.out, json.dumps(record, indent=2) + "\n")
     print(f"{name}: {len(rows)} rows -> {args.out}")
     return record
 

@@ -31,7 +31,7 @@ from transformers import BertConfig, BertModel, Trainer, TrainingArguments, set_
 from zero_grid import deployed
 
 from tqlearn import data, teachers
-from tqlearn.hf import evaluate_joint
+from tqlearn.hf import evaluate_joint, running
 from tqlearn.hf.masked import MaskedWords, encode_texts, hide_words, texts_of
 
 STARTS = {  # phases -> pruned from what, quantized from what
@@ -105,8 +105,7 @@ def pretrained(folder: Path, quick: bool) -> Path:
     Trainer(
         MaskedWords(encoder), options, train_dataset=words, data_collator=hide_words(tokenizer)
     ).train()
-    encoder.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)  # last: its file says that the training is over
+    running.save_model(encoder, tokenizer, folder)  # its files say that the training is over
     return folder
 
 

@@ -18,6 +18,7 @@ import common
 
 from tqlearn.lab import student
 from tqlearn.recipes import qtc
+from tqlearn.writing import folder_beside, write
 
 FILES = ("config.json", "model.safetensors")
 
@@ -61,16 +62,16 @@ def main():
     with tempfile.TemporaryDirectory() as folder:
         record = train(Path(folder), 2 if args.quick else args.epochs, args.seed)
         if keep is not None:
-            keep.mkdir(parents=True, exist_ok=True)
-            for name in FILES:
-                shutil.copyfile(Path(folder) / name, keep / name)
             digests = {
                 "teacher": taught_by,
-                "student": {name: digest(keep / name) for name in FILES},
+                "student": {name: digest(Path(folder) / name) for name in FILES},
             }
             kept = {key: record[key] for key in ("metrics", "bytes", "ratio")}
             kept |= {"command": common.command(), "seed": args.seed, "sha256": digests}
-            (keep / "metrics.json").write_text(json.dumps(kept, indent=2) + "\n")
+            with folder_beside(keep) as new:
+                for name in FILES:
+                    shutil.copyfile(Path(folder) / name, new / name)
+                write(new / "metrics.json", json.dumps(kept, indent=2) + "\n")
     row = {key: record[key] for key in ("metrics", "bytes", "ratio")}
     row |= {"model": "QTC student of the embedded teacher", "role": "student"}
     common.write("embedded_student", "QTC", [row], args)

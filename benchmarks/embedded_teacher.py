@@ -31,6 +31,7 @@ from tqlearn.hf import (
     joint_config,
     trainer_metrics,
 )
+from tqlearn.writing import folder_beside, write
 
 PACKAGE = Path(tqlearn.data.__file__).parent / "embedded"
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
@@ -173,18 +174,20 @@ def train(dd, epochs, seed, copies=14):
 
 def save(model, tokenizer, folder, metrics, args):
     """Write model (float16), tokenizer and metrics.json; returns the bytes of the weights."""
-    folder.mkdir(parents=True, exist_ok=True)
+    with folder_beside(folder) as new:
+        model.half().save_pretrained(new)
+        model.float()
+        tokenizer.save_pretrained(new)
+        digests = {
+            file.name: hashlib.sha256(file.read_bytes()).hexdigest()
+            for file in sorted(new.glob("*.*"))
+        }
+        record = {"command": common.command(), "seed": args.seed}
+        record |= {"metrics": metrics, "sha256": digests}
+        write(new / "metrics.json", json.dumps(record, indent=2) + "\n")
     for old in folder.glob("*.*"):
-        old.unlink()
-    model.half().save_pretrained(folder)
-    model.float()
-    tokenizer.save_pretrained(folder)
-    digests = {
-        file.name: hashlib.sha256(file.read_bytes()).hexdigest()
-        for file in sorted(folder.glob("*.*"))
-    }
-    record = {"command": common.command(), "seed": args.seed, "metrics": metrics, "sha256": digests}
-    (folder / "metrics.json").write_text(json.dumps(record, indent=2) + "\n")
+        if old.name not in digests and old.name != "metrics.json":
+            old.unlink()  # of an earlier teacher
     return (folder / "model.safetensors").stat().st_size
 
 

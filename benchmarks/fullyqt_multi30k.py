@@ -33,6 +33,7 @@ from sacrebleu.significance import PairedTest
 
 from tqlearn import data
 from tqlearn.hf.translation import load_translator, translate
+from tqlearn.writing import write as write_file
 
 STEPS, SHARED, WATCH, LATE, EARLY = 3000, 2100, 50, 0.9, 100  # LATE: a share
 TRAINING = {
@@ -143,7 +144,7 @@ def translations(arm: str, split, args) -> list[str]:
     if not file.exists():
         model, tokenizer = load_translator(file.parent)
         found = translate(model, tokenizer, split["source"], beams=1 if args.quick else 4)
-        file.write_text("".join(f"{' '.join(sentence.split())}\n" for sentence in found))
+        write_file(file, "".join(f"{' '.join(sentence.split())}\n" for sentence in found))
     return file.read_text().split("\n")[:-1]
 
 
@@ -230,7 +231,7 @@ def main() -> None:
     extra["paired_bootstrap"] = pairs
     record = write("fullyqt_multi30k", "FullyQT", rows, args, **extra)
     if args.add:
-        args.add.write_text(json.dumps(added(record, args.add), indent=2) + "\n")
+        write_file(args.add, json.dumps(added(record, args.add), indent=2) + "\n")
 
 
 def note(arm: str) -> str:

@@ -28,6 +28,7 @@ from tqlearn.hf.attention import SCORES
 from tqlearn.hf.running import without_dropout
 from tqlearn.lab.portable import INSTRUCTION_SETS
 from tqlearn.recipes import kdlsq_bert as recipe
+from tqlearn.writing import write as write_file
 
 ARMS = {"labels alone": "task", "teacher and labels": "all", "teacher alone": "teacher"}
 RATES = (1e-4, 3e-4, 1e-3)  # of weights and clips
@@ -121,7 +122,7 @@ def elsewhere(arm: str, rate: float, kind: str, work: Path) -> list[dict]:
             command, env=os.environ | INSTRUCTION_SETS[kind], check=True, stdout=subprocess.PIPE
         )
         work.mkdir(parents=True, exist_ok=True)
-        file.write_bytes(done.stdout.splitlines()[-1])
+        write_file(file, done.stdout.splitlines()[-1])
     return json.loads(file.read_text())
 
 

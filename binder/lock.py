@@ -11,6 +11,7 @@ from pathlib import Path
 from packaging.utils import canonicalize_name
 
 from tqlearn.lab.environment import needed, read_pins
+from tqlearn.writing import write
 
 ROOT = Path(__file__).parents[1]
 FREEZE = [
@@ -59,7 +60,7 @@ def conda_text(pins: dict[str, str]) -> str:
 
 
 if __name__ == "__main__":
-    (ROOT / "requirements.lock").write_text(lock_text())
+    write(ROOT / "requirements.lock", lock_text())
     text = conda_text(read_pins(ROOT / "requirements.lock"))
     for folder in (ROOT, ROOT / "binder"):
-        (folder / "environment.yml").write_text(text)
+        write(folder / "environment.yml", text)

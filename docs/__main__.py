@@ -52,13 +52,22 @@ def build(root: Path, out: Path, whole: bool = True) -> tuple[str, list[str]]:
         if complaints:
             raise ValueError("\n".join(complaints))
         (html / MARK).touch()
-        if out.exists():
-            shutil.rmtree(out)
-        shutil.copytree(html, out)
+        replace(html, out)
     files = [file for file in out.rglob("*") if file.is_file()]
     pages = sum(file.suffix == ".html" for file in files)
     size = sum(file.stat().st_size for file in files) / 1e6
     return f"{pages} pages, {len(stage.notebooks)} lessons, {size:.1f} MB", stage.remarks
+
+
+def replace(html: Path, out: Path) -> None:
+    """Put a site in the place of an earlier one, which stays until the new one is there whole."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(dir=out.parent, prefix=".site-") as beside:
+        new, old = Path(beside) / "new", Path(beside) / "old"
+        shutil.copytree(html, new)
+        if out.exists():
+            out.rename(old)
+        new.rename(out)
 
 
 def main(argv: list[str] | None = None) -> int:

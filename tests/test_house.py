@@ -29,6 +29,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 PINS = environment.read_pins(ROOT / "requirements.lock")
 
 ROWS = [  # DESIGN: who may import whom; a room imports only what stands in rows before its own
+    {"arguments", "extras", "writing"},
     {"shapes", "registry", "computed", "kinds", "precision"},
     {"stages", "averages"},
     {"factors", "quantizers", "sparsity", "distill", "data"},
@@ -105,6 +106,35 @@ def test_lab_uses_public_names_only():
     for file in (PACKAGE / "lab").glob("*.py"):
         private = {n for n in imports(file) if n.startswith("tqlearn.") and "._" in n}
         assert not private, f"{file.name} imports {private}"
+
+
+IN_PLACE = re.compile(
+    r"\.write_(text|bytes)\(|\bopen\([^)]*[\"'][wax]b?\+?[\"']|(?<![.\w])save_(file|model)\(|torch\.save\("
+    r"|json\.dump\(|nbformat\.write\(|np\.save\w*\(|savefig\(|write_(html|image|json)\("
+)
+IN_FOLDERS_OF_THEIR_OWN = {  # temporary, a log, or a file that another name replaces at once
+    "tqlearn/lab/portable.py": '    with open(os.environ[FILE], "a") as file:',
+    "tqlearn/storage/files.py": "        save_file(state, str(new), metadata=notes)",
+    "tqlearn/storage/report.py": "            save_model(packed, str(path), metadata=",
+    "tqlearn/recipes/fullyqt.py": "        save_file(kept, new / translation.WEIGHTS,",
+    "benchmarks/architectures.py": "        torch.save({",
+    "benchmarks/architectures_read.py": "        new.write_text(json.dumps(found))",
+    "benchmarks/kills.py": ("        with open(said,", "        said.write_text("),
+    "docs/sitekit/stage.py": "        file.write_text(self.links.rewrite(",
+}
+
+
+def test_every_writer_writes_beside_and_then_replaces():
+    """A full disk or a kill leaves the old file: ``tqlearn.writing`` does it for all."""
+    for file in tracked():
+        name = file.relative_to(ROOT).as_posix()
+        if file.suffix != ".py" or name.startswith("tests/") or name == "tqlearn/writing.py":
+            continue
+        own = IN_FOLDERS_OF_THEIR_OWN.get(name, "no line")
+        for line in file.read_text().splitlines():
+            if IN_PLACE.search(line) and not line.startswith("def "):
+                words = f"{name} writes in place, see tqlearn.writing: {line.strip()}"
+                assert line.startswith(own), words
 
 
 def test_import_is_light():

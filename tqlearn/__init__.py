@@ -4,13 +4,14 @@
 
 Verbs and edits stand here; everything else is one package down: ``tq.factors.tt_svd``,
 ``tq.quantizers.Quantizer``, ``tq.sparsity.nm_mask``. Importing tqlearn needs torch alone;
-``import tqlearn.hf`` adds transformers.
+``import tqlearn.hf`` adds transformers, and says what to install where it is missing.
 """
 
 import warnings
 
 from . import (  # noqa: F401  (the rooms, for ``tq.factors`` and so on)
     distill,
+    extras,
     factors,
     models,
     quantizers,
@@ -47,6 +48,7 @@ def _meet_transformers(model: object) -> None:
 
 
 storage.layout.LISTENERS.append(_meet_transformers)
+extras.install()
 
 __version__ = "0.1.0"
 

@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
+from .arguments import settle
 from .averages import hard_labels, masked_mean, mean_of, real_rows, wide  # noqa: F401
 
 EPS = 1e-8  # inside the logarithms of attention probabilities
@@ -179,11 +180,14 @@ class LayerSchedule:
     steps_per_stage: int | None = None
 
     def __post_init__(self) -> None:
+        settle(self)
         if self.layers < 1 or self.total_steps < 1:
             raise ValueError(
                 f"a schedule needs at least one layer and one step, got {self.layers} layers and "
                 f"{self.total_steps} steps"
             )
+        if self.steps_per_stage is not None and self.steps_per_stage < 1:
+            raise ValueError(f"a stage has at least one step, got {self.steps_per_stage}")
 
     @property
     def stage_length(self) -> int:

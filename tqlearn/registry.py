@@ -19,6 +19,8 @@ def register(cls: type) -> type:
         TypeError: the class has no ``config`` method.
         ValueError: another class is registered under that name.
     """
+    if not isinstance(cls, type):
+        raise TypeError(f"register takes a class, as @tqlearn.register above it, got {cls!r}")
     if not callable(getattr(cls, "config", None)):
         raise TypeError(f"{cls.__name__} needs a config() method that returns its arguments")
     known = REGISTRY.setdefault(cls.__name__, cls)

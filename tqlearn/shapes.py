@@ -9,7 +9,10 @@ from itertools import pairwise
 from math import ceil, prod
 from numbers import Integral
 
+from .arguments import require
+
 Ranks = int | Sequence[int]
+MOST = 64  # modes on a side: a tensor of torch has no more axes
 
 
 def factorize(n: int, order: int) -> tuple[int, ...]:
@@ -23,8 +26,7 @@ def factorize(n: int, order: int) -> tuple[int, ...]:
     >>> factorize(768, 3), factorize(768, 2), factorize(7, 2)
     ((8, 8, 12), (24, 32), (1, 7))
     """
-    if n < 1 or order < 1:
-        raise ValueError(f"a size and an order of at least 1 are needed, got n={n}, order={order}")
+    _check_order(n, order)
     factors = [1] * order
     for p in reversed(_primes(n)):
         factors[factors.index(min(factors))] *= p
@@ -38,8 +40,7 @@ def cover(n: int, order: int) -> tuple[int, ...]:
     >>> cover(30522, 3), cover(1000, 3)
     ((31, 31, 32), (10, 10, 10))
     """
-    if n < 1 or order < 1:
-        raise ValueError(f"a size and an order of at least 1 are needed, got n={n}, order={order}")
+    _check_order(n, order)
     modes = [1] * order
     while prod(modes) < n:
         modes[modes.index(min(modes))] += 1
@@ -53,6 +54,16 @@ def divisors(n: int) -> list[int]:
     [1, 2, 3, 4, 6, 12]
     """
     return [d for d in range(1, n + 1) if n % d == 0]
+
+
+def _check_order(n: int, order: int) -> None:
+    require("a size", n, int)
+    require("an order", order, int)
+    if n < 1 or not 1 <= order <= MOST:
+        raise ValueError(
+            f"a size and an order of at least 1 are needed, and an order of {MOST} at most, got "
+            f"n={n}, order={order}"
+        )
 
 
 def _primes(n: int) -> list[int]:
@@ -76,14 +87,15 @@ def tt_ranks(modes: Sequence[int], ranks: Ranks) -> tuple[int, ...]:
 
     Raises:
         ValueError: a rank is below 1, there are not ``d + 1`` of them, or an outer one is not 1.
+        TypeError: a rank is no whole number.
 
     >>> tt_ranks((24, 32, 32, 24), 30)
     (1, 24, 30, 24, 1)
     """
     d = len(modes)
-    if isinstance(ranks, Integral):  # numpy's integers too
-        ranks = (1, *[int(ranks)] * (d - 1), 1)
-    ranks = tuple(ranks)
+    ranks = require("ranks", ranks, Ranks)
+    if isinstance(ranks, int):
+        ranks = (1, *[ranks] * (d - 1), 1)
     if len(ranks) != d + 1 or ranks[0] != 1 or ranks[-1] != 1:
         raise ValueError(
             f"{d} modes {tuple(modes)} need {d + 1} ranks that start and end with 1, got {ranks}"

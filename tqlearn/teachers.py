@@ -14,6 +14,7 @@ import json
 from copy import deepcopy
 from functools import partial
 from importlib import resources, util
+from os import PathLike
 from pathlib import Path
 
 import torch
@@ -27,6 +28,7 @@ from transformers import (
     BertModel,
 )
 
+from .arguments import require
 from .hf.checkpoints import is_picture_or_sound, load_checkpoint
 from .hf.joint import BertForJointIntentSlot, joint_settings
 
@@ -61,6 +63,8 @@ def load(name, path=None):
         ValueError: unknown name, no such folder, MiniLM nowhere to be found (names the three
             ways), or a file whose sha256 is wrong (names both).
     """
+    require("teachers.load: name", name, str | PathLike)
+    require("teachers.load: path", path, str | PathLike | None)
     if name == "embedded" and path is None:
         return _embedded()
     if name == "minilm":

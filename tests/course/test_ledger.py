@@ -1,11 +1,16 @@
 """The ledger: rows measured on real models, kept in the reader's folder, begun anywhere."""
 
+import errno
 import json
+import os
+import signal
+import time
+import warnings
 
 import pytest
 
 import tqlearn as tq
-from tqlearn.lab import ledger
+from tqlearn.lab import ledger, locks
 from tqlearn.lab.student import load_student
 
 
@@ -73,17 +78,156 @@ def test_show_prints_and_plots(teacher, flights, capsys, monkeypatch):
     assert list(drawn[0].data[0].x) == [2302.596] and drawn[0].data[0].text == ("teacher",)
 
 
-@pytest.mark.parametrize("text", ['[{"notebook": 1}]', "{}", "[1]", "[", '"a"'])
-def test_a_foreign_file_is_refused_and_kept(text, teacher, flights):
-    ledger.path().write_text(text)
-    if text == "{}":  # an empty mapping holds no row
-        text = '{"a": 1}'
-        ledger.path().write_text(text)
-    with pytest.raises(ValueError, match="is no ledger of this course; delete it"):
+@pytest.mark.parametrize(
+    ("text", "what"),
+    [
+        ("[", "line 1 column 2"),
+        ("", "line 1 column 1"),
+        ("\xff", "invalid start byte"),
+        ('{"a": 1}', "it holds a dict where a list of rows is wanted"),
+        ('[1]', "row 1 must have .* but has 1"),
+        ('[{"notebook": 1}]', r"row 1 must have .*, but has \['notebook'\]"),
+        (lambda row: [row, row | {"bytes": "9"}], "bytes of row 2 cannot be '9'"),
+        (lambda row: [row | {"macs": 0}], "macs of row 1 cannot be 0"),
+        (lambda row: [row | {"slot_f1": None}], "slot_f1 of row 1 cannot be None"),
+        (lambda row: [row | {"model": True}], "model of row 1 cannot be True"),
+    ],
+)  # fmt: skip
+def test_a_damaged_file_is_refused_with_its_place_and_kept(text, what, teacher, flights):
+    text = text if isinstance(text, str) else json.dumps(text(ROW))
+    ledger.path().write_bytes(before := text.encode("latin-1"))
+    way = f"{what}.*; move it away or delete it to begin anew, or name another with TQLEARN_LEDGER"
+    for call in (ledger.rows, ledger.show, lambda: ledger.put([ROW]),
+                 lambda: ledger.add("00", {"a": teacher[0]}, teacher[1], flights)):  # fmt: skip
+        with pytest.raises(ValueError, match=f"mine.json is no ledger of this course: .*{way}"):
+            call()
+    assert ledger.path().read_bytes() == before
+    assert [file.name for file in ledger.path().parent.iterdir()] == ["mine.json"]
+
+
+def test_a_folder_is_no_ledger():
+    ledger.path().mkdir()
+    with pytest.raises(ValueError, match="cannot be read as a ledger: Is a directory; move it"):
         ledger.rows()
-    with pytest.raises(ValueError, match="is no ledger"):
-        ledger.add("00", {"teacher": teacher[0]}, teacher[1], flights)
-    assert ledger.path().read_text() == text
+
+
+ROW = {"notebook": "00", "model": "a", "bytes": 9, "macs": 9, "intent_accuracy": 90.0,
+       "slot_f1": 80, "cpu_ms": 0.1}  # fmt: skip
+
+
+def in_a_process_of_its_own(work, *args) -> int:
+    """Start it and return its id; a fork, for a new Python takes seconds to import torch."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of forks beside threads
+        child = os.fork()
+    if child == 0:
+        try:
+            work(*args)
+            os._exit(0)
+        finally:
+            os._exit(1)
+    return child
+
+
+def exit_code(child: int) -> int:
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def add_many(number, start):
+    (start / number).touch()
+    while len(list(start.iterdir())) < 2:
+        time.sleep(0.001)
+    for i in range(60):
+        ledger.put([ROW | {"notebook": number, "model": f"{i:03}"}])
+
+
+def test_two_kernels_that_add_at_once_lose_no_row(tmp_path):
+    """60 rows each; both begin when both are there."""
+    start = tmp_path / "start"
+    start.mkdir()
+    kernels = [in_a_process_of_its_own(add_many, number, start) for number in ("01", "02")]
+    assert [exit_code(kernel) for kernel in kernels] == [0, 0]
+    found = [(row["notebook"], row["model"]) for row in ledger.rows()]
+    assert found == [(n, f"{i:03}") for n in ("01", "02") for i in range(60)]
+    assert {file.name for file in tmp_path.iterdir()} == {"mine.json", "start"}
+
+
+def test_rows_that_came_while_a_model_was_measured_stay(teacher, flights, monkeypatch):
+    def meanwhile(*_):
+        ledger.put([ROW])
+        return {key: ROW[key] for key in ledger.KEYS - {"notebook", "model"}}
+
+    monkeypatch.setattr(ledger, "measure", meanwhile)
+    ledger.add("02", {"mine": teacher[0]}, teacher[1], flights)
+    assert [(row["notebook"], row["model"]) for row in ledger.rows()] == [
+        ("00", "a"), ("02", "mine")]  # fmt: skip
+
+
+def test_a_lock_goes_with_the_process_that_held_it(tmp_path):
+    """A kernel that is killed inside leaves a file that locks nobody out."""
+
+    def die():
+        with locks.locked(ledger.path()):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    assert exit_code(in_a_process_of_its_own(die)) == -signal.SIGKILL
+    assert [file.name for file in tmp_path.iterdir()] == [".mine.json.lock"]
+    ledger.put([ROW])
+    assert ledger.rows() == [ROW] and [file.name for file in tmp_path.iterdir()] == ["mine.json"]
+
+
+def test_a_lock_that_is_held_is_waited_for_and_then_told():
+    with locks.locked(ledger.path()):
+        with pytest.raises(TimeoutError, match=r"locked for 0.05 seconds .*mine\.json\.lock; int"):
+            with locks.locked(ledger.path(), patience=0.05):
+                pytest.fail("two hold it")
+    with locks.locked(ledger.path(), patience=0.0):
+        pass
+
+
+def test_the_lock_of_windows(monkeypatch, tmp_path):
+    """Its calls, by a module of the same interface: one byte, no waiting, the file goes last."""
+    held, calls = set(), []
+
+    class Msvcrt:
+        LK_NBLCK = 2
+
+        @staticmethod
+        def locking(handle, mode, bytes):
+            calls.append((mode, bytes))
+            inode = os.fstat(handle).st_ino
+            if inode in held:
+                raise PermissionError(errno.EACCES, "in use")
+            held.add(inode)
+
+    monkeypatch.setattr(locks, "fcntl", None)
+    monkeypatch.setattr(locks, "msvcrt", Msvcrt, raising=False)
+    with locks.locked(ledger.path()):
+        with pytest.raises(TimeoutError, match="another process"):
+            with locks.locked(ledger.path(), patience=0.02):
+                pytest.fail("two hold it")
+    assert set(calls) == {(2, 1)} and len(calls) > 2 and not list(tmp_path.iterdir())
+
+
+def test_a_full_disk_and_a_folder_that_is_read_only(monkeypatch, tmp_path):
+    ledger.put([ROW])
+    before = ledger.path().read_bytes()
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    for name, words in [("fsync", "No space left on device; what stood there is unchanged; free"),
+                        ("open", "No space left on device")]:  # fmt: skip
+        with monkeypatch.context() as patch:
+            patch.setattr(os, name, full)
+            with pytest.raises(OSError, match=f"cannot write .*mine.json: {words}"):
+                ledger.put([ROW | {"model": "b"}])
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "open", lambda *_: (_ for _ in ()).throw(PermissionError(13, "no")))
+        with pytest.raises(PermissionError, match="mine.json: Permission denied; .* make it"):
+            ledger.put([ROW | {"model": "b"}])
+    assert ledger.path().read_bytes() == before
+    assert [file.name for file in tmp_path.iterdir()] == ["mine.json"]
 
 
 def test_the_file_is_whole_json_without_leftovers(teacher, flights):

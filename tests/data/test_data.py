@@ -160,7 +160,9 @@ def test_local_folder(tmp_path, monkeypatch):
 def test_local_refuses_damaged_files(tmp_path):
     load = lambda: tqlearn.data.load("atis", source="local", folder=tmp_path)  # noqa: E731
     write_atis(tmp_path, tags="O O")
-    with pytest.raises(ValueError, match="line 1: 4 words but 2 tags"):
+    with pytest.raises(
+        ValueError, match="seq.in line 1 has 4 words, but seq.out line 1 has 2 tags"
+    ):
         load()
     write_atis(tmp_path, labels=2)
     with pytest.raises(ValueError, match="equally many lines, got 1, 1, 2"):
@@ -168,8 +170,9 @@ def test_local_refuses_damaged_files(tmp_path):
     write_atis(tmp_path)
     for name in ("seq.in", "seq.out", "label"):
         (tmp_path / "atis" / "valid" / name).write_text("")
-    with pytest.raises(ValueError, match="split 'validation' is empty"):
+    with pytest.raises(ValueError, match="valid/seq.in is empty; get it again"):
         load()
+    write_atis(tmp_path)
     (tmp_path / "atis" / "test" / "label").unlink()
     with pytest.raises(ValueError, match="label is missing"):
         load()
@@ -186,7 +189,7 @@ def test_local_sentiment(tmp_path):
         tqlearn.data.labels(dd)
     with gzip.open(tmp_path / "sst2_sentences" / "dev.txt.gz", "wt") as file:
         file.write("2 what\n")
-    with pytest.raises(ValueError, match="row 1: expected sentence and 0 or 1"):
+    with pytest.raises(ValueError, match="dev.txt.gz line 1: expected sentence and 0 or 1"):
         tqlearn.data.load("sst2", source="local", folder=tmp_path)
 
 
@@ -275,7 +278,7 @@ def test_other_peoples_reviews(tmp_path):
         with gzip.open(folder / "test.tsv.gz", "wt") as file:
             file.write(f"Sentiment\tText\n{label}\tso<br /><br />it  goes\n")
         if number is None:
-            with pytest.raises(ValueError, match="row 1: expected sentence and 0 or 1"):
+            with pytest.raises(ValueError, match="line 2: expected sentence and 0 or 1"):
                 tqlearn.data.load("imdb_counterfactual", source="local", folder=tmp_path)
         else:
             dd = tqlearn.data.load("imdb_counterfactual", source="local", folder=tmp_path)
@@ -325,7 +328,11 @@ def test_local_questions(tmp_path):
     whole = file.read_bytes()
     foreign = [{"data": [{"paragraphs": [{"qas": [{}]}]}]}, {"version": 1}, [], {"data": 3}]
     foreign = [gzip.compress(json.dumps(content).encode()) for content in foreign]
-    for content in (whole[:-20], b"text", gzip.compress(b'{"data": ['), *foreign):
+    for content in (whole[:-20], b"text"):
+        file.write_bytes(content)
+        with pytest.raises(ValueError, match="dev-v1.1.json.gz is no whole gzip file .* line 1;"):
+            load("squad")
+    for content in (gzip.compress(b'{"data": ['), *foreign):
         file.write_bytes(content)
         with pytest.raises(
             ValueError, match="dev-v1.1.json.gz must be JSON of SQuAD's layout, but"

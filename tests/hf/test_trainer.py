@@ -14,7 +14,7 @@ from transformers import (
 import tqlearn as tq
 from tqlearn.distill import hidden_states, layer_by_layer
 from tqlearn.hf import BertForJointIntentSlot, DistillTrainer, LayerByLayer, joint_config
-from tqlearn.hf.running import newest_checkpoint, without_dropout
+from tqlearn.hf.running import without_dropout
 from tqlearn.recipes import qtc
 
 TINY = {
@@ -188,18 +188,6 @@ def test_evaluation_uses_the_student_alone(tmp_path):
     trainer.args.label_names = ["intent_labels", "slot_labels"]
     result = Trainer.evaluate(trainer, rows(8))
     assert result["eval_loss"] > 0
-
-
-def test_newest_checkpoint(tmp_path):
-    training = TrainingArguments(tmp_path / "out", resume_from_checkpoint="last")
-    assert newest_checkpoint(training) is None
-    for step in (7, 12):
-        (tmp_path / "out" / f"checkpoint-{step}").mkdir(parents=True)
-    assert newest_checkpoint(training) is None  # both were cut short: their state is missing
-    (tmp_path / "out" / "checkpoint-7" / "trainer_state.json").write_text("{}")
-    assert newest_checkpoint(training).endswith("checkpoint-7")
-    (tmp_path / "out" / "checkpoint-12" / "trainer_state.json").write_text("{}")
-    assert newest_checkpoint(training).endswith("checkpoint-12")
 
 
 def smoke_teacher():

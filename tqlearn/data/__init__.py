@@ -9,6 +9,10 @@ flights: embedded (grammar, seed 0), train 2000, validation 300, test 500
 ['intent', 'slots', 'tokens']
 """
 
+from collections.abc import Mapping
+from os import PathLike
+
+from ..arguments import require
 from . import ferry, flights, hub, local, pictures, tones
 
 WAYS = (
@@ -57,9 +61,13 @@ def load(name, source=None, folder=None, revision=None):
 
     Raises:
         ValueError: unknown name or source, source not given, missing folder or file, empty split.
+        TypeError: a name, folder or revision that is none.
         ImportError: scikit-learn ("digits") or Pillow ("cifar10") is not installed.
         OSError: the hub cannot be reached.
     """
+    require("data.load: name", name, str)
+    require("data.load: folder", folder, str | PathLike | None)
+    require("data.load: revision", revision, str | None)
     if source is None and name in EMBEDDED:
         source = "embedded"
     if source not in SOURCES:
@@ -86,7 +94,10 @@ def labels(dd):
 
     Raises:
         ValueError: the train split is missing or empty, or has no intents and slots.
+        TypeError: no mapping of splits.
     """
+    if not isinstance(dd, Mapping):
+        raise TypeError(f"labels come from what data.load returns, got a {type(dd).__name__}")
     if "train" not in dd or len(dd["train"]) == 0:
         raise ValueError(f"labels come from a non-empty train split, got splits {list(dd)}")
     train = dd["train"]

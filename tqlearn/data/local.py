@@ -1,12 +1,12 @@
 """Data sets in a local folder: ATIS and SNIPS (seq.in / seq.out / label), reviews, SQuAD, text."""
 
-import gzip
 import json
 import os
-import zlib
+import re
 from pathlib import Path
 
 from . import pictures, recordings
+from .lines import lines, require_full
 
 JOINT = {
     "atis": {"train": "train", "validation": "valid", "test": "test"},
@@ -27,8 +27,8 @@ TRANSLATION = {  # English to German; the test split is test_2016_flickr
     "multi30k": {"train": "train", "validation": "val", "test": "test_2016_flickr"},
 }
 ARRAYS = {"cifar10": pictures.cifar10, "fsdd": recordings.fsdd}
-DAMAGE = (json.JSONDecodeError, UnicodeError, LookupError, TypeError, AttributeError, EOFError,
-          OSError, zlib.error)  # fmt: skip
+REVIEWS = "Sentiment\tText"  # header of a file of reviews
+DAMAGE = json.JSONDecodeError, LookupError, TypeError, AttributeError
 # other people's reviews, to see whether a model of SST-2 holds up; test splits only
 ELSEWHERE = {
     "imdb": {"test": "robustness/imdb_counterfactual/orig/test.tsv.gz"},
@@ -84,24 +84,50 @@ def read(name, folder, ways):
 
 def _joint(folder):
     """One split of the ATIS / SNIPS layout; words are separated by any white space."""
-    tokens = [line.split() for line in _lines(folder / "seq.in")]
-    slots = [line.split() for line in _lines(folder / "seq.out")]
-    intent = [line.strip() for line in _lines(folder / "label")]
+    names = "seq.in", "seq.out", "label"
+    tokens, slots = ([line.split() for line in lines(folder / name)] for name in names[:2])
+    intent = [line.strip() for line in lines(folder / "label")]
     if not len(tokens) == len(slots) == len(intent):
+        apart = _apart(tokens, slots)
         raise ValueError(
             f"{folder}: seq.in, seq.out and label must have equally many lines, "
             f"got {len(tokens)}, {len(slots)}, {len(intent)}"
+            + (f"; {apart}" if apart and len(tokens) != len(slots) else "")
         )
-    for row, (words, tags) in enumerate(zip(tokens, slots, strict=True)):
-        if len(words) != len(tags):
-            raise ValueError(f"{folder} line {row + 1}: {len(words)} words but {len(tags)} tags")
+    for name, column in zip(names, (tokens, slots, intent), strict=True):
+        require_full(folder / name, column)
+    if apart := _apart(tokens, slots):
+        raise ValueError(f"{folder}: {apart}; they belong together word by word, get them again")
+    for number, tags in enumerate(slots, 1):
+        if wrong := [tag for tag in tags if tag != "O" and not re.fullmatch(r"[BI]-.+", tag)]:
+            path = folder / "seq.out"
+            raise ValueError(f"{path} line {number}: tags are O, B-NAME, I-NAME, got {wrong[0]!r}")
     return {"tokens": tokens, "slots": slots, "intent": intent}
+
+
+def _apart(tokens, slots):
+    """Say where words and tags part, and whether one file is shifted against the other."""
+    sizes = [[len(row) for row in rows] for rows in (tokens, slots)]
+    pairs = enumerate(zip(*sizes, strict=False), 1)
+    found = next(((number, *pair) for number, pair in pairs if pair[0] != pair[1]), None)
+    if found is None:
+        return ""
+    number, words, tags = found
+    text = f"seq.in line {number} has {words} words, but seq.out line {number} has {tags} tags"
+    ahead, behind = sizes[0][number - 1 :], sizes[1][number - 1 :]
+    for late, here, there in (("seq.in", ahead, behind), ("seq.out", behind, ahead)):
+        same = [a == b for a, b in zip(here[1:], there, strict=False)]
+        if len(same) > 1 and all(same):
+            other = "seq.out" if late == "seq.in" else "seq.in"
+            text += f"; from there on {other} is a line ahead: it lacks this line or one before"
+            break
+    return text
 
 
 def _parallel(source, target):
     """Two files whose lines belong together."""
     columns = {
-        side: [" ".join(line.split()) for line in _lines(path)]
+        side: [" ".join(line.split()) for line in lines(path)]
         for side, path in (("source", source), ("target", target))
     }
     if len(columns["source"]) != len(columns["target"]):
@@ -109,30 +135,34 @@ def _parallel(source, target):
             f"{source} and {target} must have equally many lines, got {len(columns['source'])} "
             f"and {len(columns['target'])}; get them again"
         )
+    for side, path in (("source", source), ("target", target)):
+        require_full(path, columns[side])
     return columns
 
 
 def _sentence(path):
     """``label``, one blank, sentence; no header."""
-    rows = [line.split(" ", 1) for line in _lines(path)]
-    return _labeled(path, [(row[-1], row[0]) for row in rows])
+    rows = [line.partition(" ") for line in lines(path)]
+    return _labeled(path, [(sentence, label) for label, _, sentence in rows])
 
 
 def _phrase(path):
     """Header, then sentence, tab, label; no quoting."""
-    return _labeled(path, [tuple(line.split("\t")) for line in _lines(path)[1:]])
+    found = [tuple(line.split("\t")) for line in lines(path, "sentence\tlabel")]
+    return _labeled(path, found, first=2)
 
 
 def _review(path):
     """Header, then Positive or Negative, tab, text with line breaks as <br />."""
-    rows = [line.split("\t", 1) for line in _lines(path)[1:]]
+    rows = [line.partition("\t") for line in lines(path, REVIEWS)]
     number = {"Positive": "1", "Negative": "0"}
-    return _labeled(path, [(_plain(row[-1]), number.get(row[0], row[0])) for row in rows])
+    found = [(_plain(text), number.get(label, label)) for label, _, text in rows]
+    return _labeled(path, found, first=2)
 
 
 def _website(path):
     """Sentence, tab, label; no header."""
-    return _labeled(path, [tuple(line.rsplit("\t", 1)) for line in _lines(path)])
+    return _labeled(path, [tuple(line.rsplit("\t", 1)) for line in lines(path)])
 
 
 def _plain(text):
@@ -141,12 +171,12 @@ def _plain(text):
 
 def _text(root):
     """Sentences and paragraphs without labels: SST-2, SNIPS, IMDB, SQuAD, Multi30k in English."""
-    found = [line.split(" ", 1)[-1] for line in _lines(root / "sst2_sentences/train.txt.gz")]
-    found += [" ".join(line.split()) for line in _lines(root / "snips/train/seq.in")]
-    reviews = _lines(root / "robustness/imdb_counterfactual/orig/train.tsv.gz")[1:]
+    found = [line.split(" ", 1)[-1] for line in lines(root / "sst2_sentences/train.txt.gz")]
+    found += [" ".join(line.split()) for line in lines(root / "snips/train/seq.in")]
+    reviews = lines(root / "robustness/imdb_counterfactual/orig/train.tsv.gz", REVIEWS)
     found += [_plain(line.split("\t", 1)[-1]) for line in reviews]
     found += [paragraph["context"] for paragraph in _paragraphs(root / SQUAD)]
-    found += _lines(root / "multi30k/train.en.gz")
+    found += lines(root / "multi30k/train.en.gz")
     return [text.strip() for text in found if text.strip()]
 
 
@@ -186,23 +216,14 @@ def _check_answers(path, key, context, texts, starts):
 
 def _paragraphs(path):
     """All {context, qas} of a file of SQuAD's layout."""
-    articles = json.loads("\n".join(_lines(path)))["data"]
+    articles = json.loads("\n".join(lines(path)))["data"]
     return [paragraph for article in articles for paragraph in article["paragraphs"]]
 
 
-def _labeled(path, rows):
-    for number, row in enumerate(rows):
-        if len(row) != 2 or row[1] not in ("0", "1"):
-            raise ValueError(f"{path} row {number + 1}: expected sentence and 0 or 1, got {row}")
-    return {
-        "sentence": [sentence.strip() for sentence, _ in rows],
-        "label": [int(label) for _, label in rows],
-    }
-
-
-def _lines(path):
-    if not path.is_file():
-        raise ValueError(f"{path} is missing; the folder must hold the benchmark's raw files")
-    opener = gzip.open if path.suffix == ".gz" else open
-    with opener(path, "rt", encoding="utf-8", newline="\n") as file:
-        return file.read().removesuffix("\n").split("\n") if path.stat().st_size else []
+def _labeled(path, rows, first=1):
+    for number, row in enumerate(rows, first):
+        if len(row) != 2 or row[1].strip() not in ("0", "1"):
+            raise ValueError(f"{path} line {number}: expected sentence and 0 or 1, got {row}")
+    sentences = [sentence.strip() for sentence, _ in rows]
+    require_full(path, sentences, first)
+    return {"sentence": sentences, "label": [int(label) for _, label in rows]}

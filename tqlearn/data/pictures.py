@@ -5,6 +5,7 @@ A picture is a uint8 array (height, width, channels), 0 black to 255.
 
 import io
 import tarfile
+import zlib
 from random import Random
 
 import numpy as np
@@ -121,7 +122,7 @@ def members(path, suffix):
         with tarfile.open(path) as tar:
             files = [m for m in tar.getmembers() if m.isfile() and m.name.endswith(suffix)]
             found = [(m.name, tar.extractfile(m).read()) for m in files]
-    except (tarfile.TarError, EOFError, OSError) as error:
+    except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
         raise ValueError(f"{path} is no readable tar file ({error}); get it again") from error
     if not found:
         raise ValueError(f"{path} holds no {suffix} file; get it again")

@@ -5,6 +5,7 @@ A recording is a float32 array of samples, -1 to 1.
 
 import io
 import re
+import struct
 import wave
 
 import numpy as np
@@ -45,7 +46,9 @@ def _samples(path, name, content):
         with wave.open(io.BytesIO(content)) as file:
             form = file.getnchannels(), 8 * file.getsampwidth(), file.getframerate()
             frames = file.readframes(file.getnframes())
-    except (wave.Error, EOFError) as error:
+            if len(frames) != file.getnframes() * file.getsampwidth() * file.getnchannels():
+                raise EOFError(f"{len(frames)} bytes of {file.getnframes()} samples")
+    except (wave.Error, EOFError, struct.error) as error:
         raise ValueError(f"{path}: {name} is no readable wav ({error}); get it again") from error
     if form != (1, 16, RATE):
         raise ValueError(

@@ -62,8 +62,11 @@ class TT(Structure):
     def shapes(self, linear: nn.Module) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """Return (out_modes, in_modes) for a layer: ascending out, descending in."""
         check_plain("TT", linear, nn.Linear)
-        out_modes = self.out_modes or factorize(linear.out_features, self.order)
-        in_modes = self.in_modes or factorize(linear.in_features, self.order)[::-1]
+        out_modes, in_modes = self.out_modes, self.in_modes
+        if out_modes is None:
+            out_modes = factorize(linear.out_features, self.order)
+        if in_modes is None:
+            in_modes = factorize(linear.in_features, self.order)[::-1]
         check_modes(out_modes, in_modes, linear.weight)
         _say_listed("TT", (*out_modes, *in_modes), self.rank)
         return tuple(out_modes), tuple(in_modes)
@@ -128,8 +131,9 @@ class TTM(Structure):
     def shapes(self, table: nn.Module) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """Return (row_modes, col_modes) for a table."""
         check_plain("TTM", table, nn.Embedding)
-        rows = tuple(self.row_modes or cover(table.num_embeddings, self.order))
-        cols = tuple(self.col_modes or factorize(table.embedding_dim, len(rows)))
+        rows, cols = self.row_modes, self.col_modes
+        rows = cover(table.num_embeddings, self.order) if rows is None else tuple(rows)
+        cols = factorize(table.embedding_dim, len(rows)) if cols is None else tuple(cols)
         if len(rows) == len(cols):
             _say_listed("TTM", [v * e for v, e in zip(rows, cols, strict=True)], self.rank)
         return rows, cols

@@ -126,7 +126,7 @@ def check_pair(
             "a Kronecker product has two factors, so out_modes and in_modes are pairs, got "
             f"{tuple(out_modes)} and {tuple(in_modes)}"
         )
-    if (prod(out_modes), prod(in_modes)) != (rows, cols):
+    if (prod(out_modes), prod(in_modes)) != (rows, cols) or min(*out_modes, *in_modes) < 1:
         (m1, m2), (n1, n2) = out_modes, in_modes
         raise ValueError(
             f"factors {m1} x {n1} and {m2} x {n2} (out_modes {tuple(out_modes)}, in_modes "

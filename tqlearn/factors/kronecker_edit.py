@@ -45,8 +45,8 @@ class Kronecker(Structure):
         """Return the modes of the rows and of the columns of a layer's weight."""
         check_plain("Kronecker", layer, nn.Linear, nn.Embedding)
         table, (rows, cols) = isinstance(layer, nn.Embedding), layer.weight.shape
-        wrong = (self.out_modes or self.in_modes) if table else self.col_modes
-        if wrong is not None:
+        wrong = (self.out_modes, self.in_modes) if table else (self.col_modes,)
+        if any(modes is not None for modes in wrong):
             names = "out_modes and in_modes are for a linear layer, col_modes for an embedding"
             raise ValueError(f"{names}; got {self!r} for {self.words(layer)}")
         first = (rows, 1) if table else self.out_modes
@@ -54,7 +54,9 @@ class Kronecker(Structure):
         if self.ratio is not None and second is None and (table or first is None):
             numbers = SLACK * layer.weight.numel() / self.ratio
             return modes_within(rows, cols, numbers, tall=table)
-        return check_pair(first or self._split(rows), second or self._split(cols), rows, cols)
+        first = self._split(rows) if first is None else first
+        second = self._split(cols) if second is None else second
+        return check_pair(first, second, rows, cols)
 
     def _split(self, width: int) -> Pair:
         if self.error is not None:

@@ -2,12 +2,14 @@
 
 import warnings
 from bisect import bisect_right
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
 
 import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
+from ..arguments import settle
 from ..kinds import computes_as, freeze_like, is_conv1d, keep_hooks, linear_of, require_editable
 from ..shapes import Ranks
 from ..stages import is_quantizer
@@ -29,6 +31,10 @@ class Structure:
     A ratio or an error is turned into a rank for each layer, when the edit meets it: ``resolve``.
     A subclass says what it makes: ``limit``, ``numbers``, ``rank_of_error``, ``empty``,
     ``nearest``.
+
+    Raises:
+        ValueError: not exactly one of the three, or one outside its range.
+        TypeError: a number of another kind, such as a rank of 1.5.
     """
 
     rank: Ranks | None = None
@@ -36,6 +42,7 @@ class Structure:
     error: float | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
+        settle(self)
         name, init = type(self).__name__, getattr(self, "init", "svd")
         said = {key: getattr(self, key) for key in ("rank", "ratio", "error")}
         if sum(value is not None for value in said.values()) != 1:
@@ -148,6 +155,8 @@ def say_clipped(edit: str, words: str, clipped: Ranks) -> None:
 def fitting(edit: Structure, layer: nn.Module) -> int:
     """Return the rank of an edit, clipped with a warning to what is exact."""
     limit = edit.limit(layer)
+    if isinstance(edit.rank, Sequence) or edit.rank < 1:
+        raise ValueError(f"{type(edit).__name__} takes one rank of at least 1, got {edit.rank}")
     if edit.rank > limit:
         words = f"rank {edit.rank} is more than {edit.words(layer)} can use"
         say_clipped(type(edit).__name__, words, limit)

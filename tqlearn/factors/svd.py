@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ..arguments import require
 from ..precision import is_finite
 
 METHODS = ("auto", "exact", "gram", "filter")
@@ -15,7 +16,12 @@ FLOOR = 1e-3  # what is left, as a share of all squares; rounding blurs smaller 
 
 
 def check_finite(tensor: Float[Tensor, "..."]) -> None:
-    """Raise a ValueError if an entry is NaN or infinite."""
+    """Raise a ValueError if an entry is NaN or infinite, or there is none, on meta."""
+    if tensor.is_meta:
+        raise ValueError(
+            f"an SVD needs numbers, but a tensor shaped {(*tensor.shape,)} is on meta; load the "
+            "weights first, or start with init='random'"
+        )
     if not is_finite(tensor):
         raise ValueError(
             f"a tensor with NaN or infinite entries has no SVD; got one shaped {(*tensor.shape,)}"
@@ -30,7 +36,7 @@ def allowed_norm(tensor: Float[Tensor, "..."], error: float | None) -> float | N
     """
     if error is None:
         return None
-    if not 0 <= error < 1:
+    if not 0 <= require("error", error, float) < 1:
         raise ValueError(f"a relative error is at least 0 and below 1, got {error}")
     return error * float(squares(tensor).sqrt())
 
@@ -81,6 +87,7 @@ def truncated_svd(
     >>> torch.allclose((w - u * s @ v).norm(), dropped.float(), rtol=1e-4)
     True
     """
+    rank = require("rank", rank, int)
     short, long = sorted(matrix.shape)
     if method not in METHODS or rank < 1:
         raise ValueError(

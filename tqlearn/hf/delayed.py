@@ -2,6 +2,7 @@
 
 from transformers import TrainerCallback
 
+from ..arguments import require
 from ..quantizers.running_ranges import switch
 
 
@@ -26,6 +27,8 @@ class QuantizeFromStep(TrainerCallback):
     """
 
     def __init__(self, model, start=100, watch=50):
+        require("QuantizeFromStep: watch", watch, int)
+        require("QuantizeFromStep: start", start, float | None)
         if watch < 0 or (start is not None and start < 0):
             raise ValueError(f"steps are counted from 0, got start={start}, watch={watch}")
         self.model, self.start, self.watch = model, start, watch
@@ -58,7 +61,7 @@ class StopAfter(TrainerCallback):
     """
 
     def __init__(self, step):
-        if step < 1:
+        if require("StopAfter: step", step, int) < 1:
             raise ValueError(f"a training has at least one step, got {step}")
         self.step = step
 

@@ -8,6 +8,7 @@ from math import cos, pi
 from torch import nn
 from transformers import TrainerCallback
 
+from ..arguments import settle
 from ..sparsity.anatomy import transformer_layers
 
 AFTER = "output_dropout", "out_drop", "resid_dropout"
@@ -35,6 +36,7 @@ class DropoutSchedule:
     switch: float | int = 0.5
 
     def __post_init__(self) -> None:
+        settle(self)
         if self.shape not in ("constant", "linear", "cosine", "step"):
             raise ValueError(
                 f"shape is 'constant', 'linear', 'cosine' or 'step', got {self.shape!r}"

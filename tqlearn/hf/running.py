@@ -1,4 +1,4 @@
-"""What every command-line recipe shares: defaults for the Trainer, checkpoints, the record."""
+"""What every command-line recipe shares: defaults for the Trainer, what is saved, the record."""
 
 import json
 import sys
@@ -7,7 +7,10 @@ from itertools import chain
 from pathlib import Path
 
 from torch import nn
-from transformers import TrainerState, TrainingArguments
+from transformers import PreTrainedModel, Trainer, TrainerState, TrainingArguments
+
+from ..writing import folder_beside, write
+from .resuming import newest_checkpoint  # noqa: F401  (for recipes)
 
 DEFAULTS = {
     "eval_strategy": "epoch",
@@ -26,25 +29,6 @@ DEFAULTS = {
 }
 
 
-def newest_checkpoint(training: TrainingArguments) -> str | None:
-    """Return where to resume: "last" is the newest checkpoint, if any; a path stays a path."""
-    wanted = training.resume_from_checkpoint
-    if wanted in ("last", "true", "True", True):
-        found = last_checkpoint(training.output_dir)
-        return str(found) if found else None
-    return wanted
-
-
-def last_checkpoint(folder: str | Path) -> Path | None:
-    """Return a run's newest checkpoint.
-
-    One without ``trainer_state.json``, which is written last, was cut short by a kill.
-    """
-    states = Path(folder).glob("checkpoint-*/trainer_state.json")
-    steps = {int(n): f.parent for f in states if (n := f.parent.name.split("-")[1]).isdigit()}
-    return steps[max(steps)] if steps else None
-
-
 def without_dropout(model: nn.Module) -> nn.Module:
     """Switch dropout off, in place: attention maps that were dropped out are no maps to match."""
     for module in model.modules():
@@ -57,6 +41,26 @@ def word_counts(split, vocabulary: int) -> tuple[int, ...]:
     """Return how often each id occurs in the ``input_ids`` of an encoded split."""
     counts = Counter(chain.from_iterable(split["input_ids"]))
     return tuple(counts.get(i, 0) for i in range(vocabulary))
+
+
+def save_model(model: PreTrainedModel, tokenizer: object, folder: str | Path) -> None:
+    """Write a model and what prepares its inputs; what the folder held stays until both are whole.
+
+    Raises:
+        OSError: the folder cannot be written; it is unchanged.
+    """
+    with folder_beside(folder) as new:
+        model.save_pretrained(new)
+        tokenizer.save_pretrained(new)
+
+
+def save_trained(trainer: Trainer) -> None:
+    """``trainer.save_model()``, but what the folder held stays until all of it is whole."""
+    if trainer.args.push_to_hub:
+        trainer.save_model()  # uploads from the folder itself
+        return
+    with folder_beside(trainer.args.output_dir) as new:  # the first process alone writes files
+        trainer.save_model(str(new))
 
 
 def write_metrics(
@@ -82,6 +86,6 @@ def write_metrics(
         **extra,
     }
     file = Path(training.output_dir) / "metrics.json"
-    file.write_text(json.dumps(record, indent=2) + "\n")
+    write(file, json.dumps(record, indent=2) + "\n")
     print(f"{split}: " + ", ".join(f"{k} {v:.2f}" for k, v in metrics.items()) + f" -> {file}")
     return record

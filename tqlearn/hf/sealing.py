@@ -5,6 +5,8 @@ here on a copy of the dict of tensors.
 """
 
 import json
+import os
+import re
 import warnings
 from functools import wraps
 from pathlib import Path
@@ -16,8 +18,10 @@ from transformers.integrations.accelerate import load_offloaded_parameter
 from transformers.modeling_utils import load_state_dict, remove_tied_weights_from_state_dict
 
 from ..storage.digests import KEY, TYPES, Stored, checksum, read, seal
+from ..writing import folder_beside
 from .card import remove_card, write_card
 
+SHARD = re.compile(r"-\d{5}-of-\d{5}$")
 FREE = {  # of config.json: may differ without another result, or is not settled when we are asked
     *("dtype", "torch_dtype", "architectures", "_name_or_path", "transformers_version"),
     *("quantization_config", "id2label", "label2id"),
@@ -25,7 +29,8 @@ FREE = {  # of config.json: may differ without another result, or is not settled
 
 
 def guard_saving(cls: type) -> None:
-    """Let ``save_pretrained`` of a class tell the model's quantizer what it was called with.
+    """Let ``save_pretrained`` of a class tell the model's quantizer what it was called with, and
+    write beside: what the folder holds stays until the new files are whole.
 
     transformers drops a ``state_dict`` that it is given where a quantizer stands; ours hands it
     back. A model card follows, see ``card``.
@@ -43,7 +48,13 @@ def guard_saving(cls: type) -> None:
             return out
         quantizer.given = kwargs
         try:
-            out = method(self, save_directory, *args, **kwargs)
+            if args or os.path.isfile(save_directory) or _not_alone(kwargs):
+                out = method(self, save_directory, *args, **kwargs)
+            else:
+                with folder_beside(save_directory) as new:
+                    out = method(self, new, **kwargs)
+                    names = {file.name for file in new.iterdir()}
+                _remove_shards(Path(save_directory), names)
         finally:
             quantizer.given = {}
         if _writes_card(self, kwargs.get("is_main_process", args[0] if args else True)):
@@ -71,6 +82,20 @@ def guard_upload(cls: type) -> None:
 def _writes_card(model: nn.Module, main: bool = True) -> bool:
     """Say whether a card is to be written by this process: an adapter has one of its own."""
     return main and not getattr(model, "_hf_peft_config_loaded", False)
+
+
+def _not_alone(given: dict) -> bool:
+    """Say whether others write to the folder, or read from it, during the call."""
+    away = not given.get("is_main_process", True)
+    return away or bool(given.get("push_to_hub") or given.get("distributed_checkpoint"))
+
+
+def _remove_shards(folder: Path, fresh: set[str]) -> None:
+    """Remove the shards of an earlier save of the same file, as transformers does."""
+    stems = {SHARD.sub("", Path(name).stem) for name in fresh if name.endswith(".safetensors")}
+    for file in folder.glob("*.safetensors"):
+        if file.name not in fresh and SHARD.search(file.stem) and SHARD.sub("", file.stem) in stems:
+            file.unlink()
 
 
 def seal_of(model: nn.Module, given: dict) -> dict[str, str]:

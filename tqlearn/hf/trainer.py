@@ -8,6 +8,7 @@ from accelerate.utils import convert_to_fp32
 from torch import Tensor, nn
 from transformers import Trainer, TrainerCallback
 
+from ..arguments import require
 from ..distill import LayerSchedule
 from ..quantizers.grid import require_calibrated
 from ..quantizers.inputs import PLACES
@@ -36,6 +37,8 @@ class LayerByLayer(TrainerCallback):
         steps_per_stage: int | None = None,
         final_learning_rate: float | None = None,
     ) -> None:
+        require("LayerByLayer: layers", layers, int)
+        require("LayerByLayer: steps_per_stage", steps_per_stage, int | None)
         self.layers, self.steps_per_stage = layers, steps_per_stage
         self.final_learning_rate = final_learning_rate
         self.schedule: LayerSchedule | None = None
@@ -94,6 +97,8 @@ class ScaleTrainer(Trainer):
         input_learning_rate: float | None = None,
         **kwargs,
     ) -> None:
+        require("scale_learning_rate", scale_learning_rate, float)
+        require("input_learning_rate", input_learning_rate, float | None)
         super().__init__(*args, **kwargs)
         require_calibrated(self.model)
         self.scale_learning_rate = scale_learning_rate

@@ -13,8 +13,9 @@ from transformers import PreTrainedTokenizerFast
 from ..models import Transformer, beam_search
 from ..models.transformer import IGNORED
 from ..storage.files import load, save
+from ..writing import folder_beside, write
 from .bleu import bleu
-from .running import last_checkpoint
+from .resuming import last_checkpoint
 
 SPECIAL = {"pad_token": "[PAD]", "bos_token": "[BOS]", "eos_token": "[EOS]", "unk_token": "[UNK]"}
 WEIGHTS, SHAPE = "model.safetensors", "transformer.json"
@@ -156,11 +157,10 @@ def _with_floats(arguments, values):
 
 def save_translator(model, tokenizer, folder):
     """Write a translator, in floats, fake-quantized or packed, with what loading needs."""
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    save(model, folder / WEIGHTS)
-    (folder / SHAPE).write_text(json.dumps(model.arguments, indent=2) + "\n")
-    tokenizer.save_pretrained(folder)
+    with folder_beside(folder) as new:
+        save(model, new / WEIGHTS)
+        write(new / SHAPE, json.dumps(model.arguments, indent=2) + "\n")
+        tokenizer.save_pretrained(new)
 
 
 def load_translator(folder):
@@ -190,7 +190,7 @@ def load_floats(folder):
     model, tokenizer = load_translator(folder)
     if model.state_dict().keys() == Transformer(**model.arguments).state_dict().keys():
         return model, tokenizer
-    checkpoint = last_checkpoint(folder)
+    checkpoint = last_checkpoint(folder, ["weights"])
     if checkpoint is None:
         raise ValueError(f"{folder} holds integers, and no checkpoint with the floats behind them")
     return _with_floats(model.arguments, load_file(checkpoint / WEIGHTS)).eval(), tokenizer

@@ -24,6 +24,7 @@ import plotly.io
 from nbclient import NotebookClient
 from nbformat import NotebookNode
 
+from ..writing import write
 from .course import shipped
 from .plots import HEIGHT, PLOTLY, WIDTH
 from .usage import Usage, process_usage, speed
@@ -103,7 +104,7 @@ def build(path: Path) -> Usage:
     for cell in nb.cells:
         cell.source = SPENT.sub(f"<!--spent-->{spent}<!--/spent-->", cell.source)
     nbformat.validate(nb)
-    path.write_text(json.dumps(nb, indent=1, ensure_ascii=False, sort_keys=True) + "\n", "utf-8")
+    write(path, json.dumps(nb, indent=1, ensure_ascii=False, sort_keys=True) + "\n")
     return usage
 
 

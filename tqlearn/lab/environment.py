@@ -14,9 +14,15 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from packaging.requirements import Requirement
-from packaging.utils import canonicalize_name
-from packaging.version import Version
+
+try:
+    from packaging.requirements import Requirement
+    from packaging.utils import canonicalize_name
+    from packaging.version import Version
+except ImportError as error:  # the core alone is installed
+    if __name__ != "__main__":
+        raise
+    sys.exit(f"Not fit yet: {error}")
 
 LOCK = Path(__file__).parents[2] / "requirements.lock"
 CHROMIUM_NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
@@ -140,6 +146,8 @@ def main(arguments: list[str]) -> int:
     unfit = [row.what for row in rows if row.verdict in bad]
     print(table(rows))
     print(f"\nNot fit yet: {', '.join(unfit)}" if unfit else "\nFit for the course.")
+    if any(row.found == "missing" for row in rows):
+        print("All that is missing comes with: pip install 'tqlearn[lab]'")
     return 1 if unfit else 0
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import nbformat
 
+from ..writing import write
 from . import exercises
 from .build import NOTEBOOKS
 
@@ -174,7 +175,7 @@ def main(argv: list[str] | None = None) -> int:
     elif check:
         print(f"{PAGE.name} is out of date: run python -m tqlearn.lab.instructors")
     else:
-        PAGE.write_text(new, "utf-8")
+        write(PAGE, new)
         print(f"{PAGE.name} written")
     return int(check and new != old)
 

@@ -3,7 +3,7 @@
     ledger.add("02", {"teacher": teacher, "tensor trains": student}, tokenizer, flights["test"])
     ledger.show()
 
-Every notebook adds its rows, in any order; the last notebook plots them all.
+Every notebook adds its rows, in any order, two at once as well; the last notebook plots them all.
 """
 
 import json
@@ -20,10 +20,14 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from .. import report
+from ..writing import write
 from . import plots
+from .locks import locked
 
 FILE = "ledger.json"  # in the reader's working folder; TQLEARN_LEDGER names another
-KEYS = {"notebook", "model", "bytes", "macs", "intent_accuracy", "slot_f1", "cpu_ms"}
+WORDS, WHOLE = ("notebook", "model"), ("bytes", "macs")
+KEYS = {*WORDS, *WHOLE, "intent_accuracy", "slot_f1", "cpu_ms"}
+WAY = "move it away or delete it to begin anew, or name another with TQLEARN_LEDGER"
 SENTENCES = 32  # in the batch that MACs and time are measured on
 
 
@@ -36,18 +40,35 @@ def rows() -> list[dict]:
     """Everything written so far, by notebook; nothing if there is no file yet.
 
     Raises:
-        ValueError: the file is no ledger.
+        ValueError: the file is no ledger, or was damaged; the message says where.
     """
-    if not path().is_file():
+    if not path().exists():
         return []
     try:
         found = json.loads(path().read_text("utf-8"))
-        fine = all(KEYS == row.keys() for row in found)
-    except (ValueError, AttributeError, TypeError):
-        fine = False
-    if not fine:
-        raise ValueError(f"{path()} is no ledger of this course; delete it to begin anew")
+    except OSError as error:
+        raise ValueError(f"{path()} cannot be read as a ledger: {error.strerror}; {WAY}") from error
+    except ValueError as error:  # no JSON, or no UTF-8
+        raise ValueError(f"{path()} is no ledger of this course: {error}; {WAY}") from error
+    if wrong := _wrong(found):
+        raise ValueError(f"{path()} is no ledger of this course: {wrong}; {WAY}")
     return found
+
+
+def _wrong(found: object) -> str:
+    """Say what is wrong with the content of a ledger; nothing if it is one."""
+    if not isinstance(found, list):
+        return f"it holds a {type(found).__name__} where a list of rows is wanted"
+    for number, row in enumerate(found, 1):
+        if not isinstance(row, dict) or row.keys() != KEYS:
+            have = sorted(row) if isinstance(row, dict) else row
+            return f"row {number} must have {sorted(KEYS)}, but has {have}"
+        for key, value in row.items():
+            kinds = str if key in WORDS else int if key in WHOLE else int | float
+            fine = isinstance(value, kinds) and not isinstance(value, bool)
+            if not fine or (key in WHOLE and value < 1):
+                return f"{key} of row {number} cannot be {value!r}"
+    return ""
 
 
 @torch.no_grad()
@@ -92,6 +113,9 @@ def add(
 ) -> list[dict]:
     """Measure models and write a row for each; a row of the same name is replaced.
 
+    What other notebooks add meanwhile stays: the file is read again, under a lock, when the rows
+    are there.
+
     Args:
         notebook: its number, such as "02"; the teacher's row is everybody's, its number "--".
 
@@ -100,19 +124,29 @@ def add(
 
     Raises:
         ValueError: the ledger's file is something else (nothing is written).
+        OSError: it cannot be written; the old one is unchanged.
     """
-    old = rows()
+    rows()  # what is no ledger is refused before anything is measured
     new = []
     for name, model in models.items():
         number = "--" if name == "teacher" else notebook
         new.append({"notebook": number, "model": name} | measure(model, tokenizer, sentences))
-    names = {(row["notebook"], row["model"]) for row in new}
-    kept = [row for row in old if (row["notebook"], row["model"]) not in names]
-    ordered = sorted(kept + new, key=lambda row: (row["notebook"] != "--", row["notebook"]))
-    beside = path().with_name(f"{path().name}.{os.getpid()}")
-    beside.write_text(json.dumps(ordered, indent=1) + "\n", "utf-8")
-    beside.replace(path())  # whole or not at all, also when two notebooks write
+    put(new)
     return new
+
+
+def put(new: list[dict]) -> None:
+    """Add rows to the file, each in the place of one of the same name.
+
+    Raises:
+        ValueError: the file is no ledger (nothing is written).
+        OSError: it cannot be written; the old one is unchanged.
+    """
+    names = {(row["notebook"], row["model"]) for row in new}
+    with locked(path()):
+        kept = [row for row in rows() if (row["notebook"], row["model"]) not in names]
+        ordered = sorted(kept + new, key=lambda row: (row["notebook"] != "--", row["notebook"]))
+        write(path(), json.dumps(ordered, indent=1) + "\n")
 
 
 def table(entries: list[dict]) -> str:

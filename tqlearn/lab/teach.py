@@ -28,6 +28,7 @@ from unittest.mock import patch
 import nbformat
 from nbformat import NotebookNode
 
+from ..writing import write as write_file
 from . import exercises
 from .build import NOTEBOOKS, WIDGET, execute, tagged
 from .exercises import Exercise
@@ -190,7 +191,7 @@ def _run(nb: NotebookNode) -> None:
 def _write(nb: NotebookNode, path: Path) -> None:
     nbformat.validate(nb)
     path.parent.mkdir(parents=True, exist_ok=True)
-    nbformat.write(nb, path)
+    write_file(path, nbformat.writes(nb) + "\n")
 
 
 def write(paths: list[Path], out: Path, run: bool = False) -> dict[str, str]:
@@ -216,10 +217,10 @@ def write(paths: list[Path], out: Path, run: bool = False) -> dict[str, str]:
         _write(source, out / "source" / lesson / f"{lesson}.ipynb")
         _write(answers, out / "solved" / f"{lesson}.ipynb")
     there = sorted(path.name for path in (out / "source").iterdir() if exercises.of(path.name[:2]))
-    (out / "README.md").write_text(page(there), "utf-8")
+    write_file(out / "README.md", page(there))
     config = out / "nbgrader_config.py"
     if not config.exists():
-        config.write_text((HANDOUT / "nbgrader_config.txt").read_text("utf-8"), "utf-8")
+        write_file(config, (HANDOUT / "nbgrader_config.txt").read_text("utf-8"))
     return remarks
 
 

@@ -4,12 +4,14 @@ Padding is no data. Where a batch comes with an ``attention_mask``, quantizers o
 the real positions only.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from numbers import Number
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from ..arguments import require_model, require_numbers
 from ..precision import is_finite
 from ..stages import is_quantizer
 
@@ -29,8 +31,62 @@ def calibrate(model: nn.Module, batches: Iterable | None = None) -> nn.Module:
             says which of its positions count.
 
     Raises:
-        ValueError: activation quantizers but no batches, or one that no batch reached.
+        ValueError: activation quantizers but no batches, or one that no batch reached; a model or
+            a batch on meta. Scales are what they were before.
+        TypeError: no model; ``batches`` is one batch, or none.
     """
+    require_model("calibrate", model)
+    require_numbers("calibrate", model)
+    if isinstance(batches, Sequence):
+        batches = list(checked_batches(batches))  # all of them, before anything changes
+    elif batches is not None:
+        batches = checked_batches(batches)
+    places = [module for module in model.modules() if is_quantizer(module)]
+    before = [(t, t.detach().clone()) for module in places for t in _numbers(module)]
+    try:
+        return _calibrate(model, batches)
+    except BaseException:
+        for tensor, old in before:
+            tensor.detach().copy_(old)
+        raise
+
+
+def checked_batches(batches: Iterable) -> Iterator:
+    """Give the batches one by one; refuse what is none, or holds no numbers.
+
+    Raises:
+        TypeError: no iterable of dicts, tuples and tensors; one batch in the place of a list.
+        ValueError: a tensor on meta.
+    """
+    if isinstance(batches, Mapping | Tensor):
+        raise TypeError(
+            f"batches are several, and one {type(batches).__name__} came; write [batch] for a "
+            "single one"
+        )
+    several = isinstance(batches, Iterable) or hasattr(batches, "__getitem__")
+    if isinstance(batches, str) or not several:
+        raise TypeError(f"batches are a list of what the model is called with, got {batches!r}")
+    return _each(batches)
+
+
+def _each(batches: Iterable) -> Iterator:
+    for number, batch in enumerate(batches):
+        if batch is None or isinstance(batch, str | bytes | Number):
+            raise TypeError(
+                f"batch {number} is a {type(batch).__name__}; a batch is a dict (keywords), a "
+                "tuple (positions) or a tensor"
+            )
+        values = batch.values() if isinstance(batch, Mapping) else batch
+        for value in values if isinstance(batch, Mapping | tuple | list) else [values]:
+            if isinstance(value, Tensor) and value.is_meta:
+                raise ValueError(
+                    f"batch {number} has a tensor of {(*value.shape,)} on meta, which holds no "
+                    "numbers; give real data"
+                )
+        yield batch
+
+
+def _calibrate(model: nn.Module, batches: Iterable | None) -> nn.Module:
     on_weights = calibrate_weights(model)
     on_inputs = {
         module: name

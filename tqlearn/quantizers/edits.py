@@ -167,6 +167,8 @@ class SAWB(WeightEdit):
     @torch.no_grad()
     def _from_the_dense(self, module: nn.Module, name: str) -> "SAWB":
         """Return the line, stretched so that the masked weight asks for the dense one's clip."""
+        if module.parametrizations[name].original.is_meta:
+            raise ValueError(f"{name} is on meta and asks for no clip; load the weights first")
         line = self.quantizer()
         pair = module.parametrizations[name].original, getattr(module, name)
         dense, masked = (float(line.scale_of(w.detach().reshape(1, -1))) for w in pair)
@@ -220,7 +222,7 @@ class Inputs:
     by: object
 
     def __post_init__(self) -> None:
-        if not callable(getattr(self.by, "quantizer", None)):
+        if isinstance(self.by, type) or not callable(getattr(self.by, "quantizer", None)):
             raise TypeError(f"Inputs takes an edit that quantizes, such as PACT(8), got {self.by}")
 
     def __call__(self, module: nn.Module) -> nn.Module:

@@ -5,6 +5,8 @@ scale of its own: 1 is per tensor, ``weight.shape[0]`` per output channel, ``num
 neighbors.
 """
 
+from numbers import Integral
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
@@ -38,9 +40,10 @@ class Quantizer(Fine):
     def __init__(self, bits: int, groups: int = 1) -> None:
         super().__init__()
         integer_range(bits)
-        if not isinstance(groups, int) or groups < 1:
+        whole = isinstance(groups, Integral) and not isinstance(groups, bool)
+        if not whole or groups < 1:
             raise ValueError(f"groups must be a positive integer, got {groups!r}")
-        self.bits, self.groups = bits, groups
+        self.bits, self.groups = int(bits), int(groups)  # numpy's are written as Python's
 
     def unset(self) -> Float[Tensor, "..."]:
         """Return NaN in the shape of a scale: a forgotten calibration shows in the first loss.

@@ -46,7 +46,19 @@ def parse_rule(rule: str) -> tuple[str, float | None]:
 
 
 def require_finite(x: Float[Tensor, "..."]) -> None:
-    """Raise a ValueError for an empty tensor or one with a NaN or infinite entry."""
+    """Raise a ValueError for an empty tensor or one with a NaN or infinite entry, for one on meta
+    and for integers.
+    """
+    if x.is_meta:
+        raise ValueError(
+            f"a scale needs numbers to start from, but a tensor shaped {(*x.shape,)} is on meta; "
+            "load the weights, or give real batches"
+        )
+    if not x.is_floating_point():
+        raise ValueError(
+            f"a scale starts from floats, got {x.dtype} of shape {(*x.shape,)}; integers need no "
+            "quantizer, so leave this place out or give a batch of floats"
+        )
     if x.numel() == 0 or not is_finite(x):
         raise ValueError(
             f"a scale needs finite values to start from, got shape {(*x.shape,)} with "

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from ..arguments import settle
 from ..stages import attach
 from . import ranges
 from .edits import Uniform
@@ -46,6 +47,7 @@ class MinMax:
     momentum: float = 0.9
 
     def __post_init__(self) -> None:
+        settle(self)
         if self.bucket not in BUCKETS:
             raise ValueError(f"bucket is one of {BUCKETS}, got {self.bucket!r}")
         self.quantizer(activation=True)  # refuses bad arguments now, not at the first place

@@ -4,6 +4,8 @@
 numbers stand behind the scale and in the four switches at its end.
 """
 
+from numbers import Integral
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -20,8 +22,10 @@ def integer_range(bits: int, signed: bool = True) -> tuple[int, int]:
     Raises:
         ValueError: ``bits`` is not an integer from 2 to 8.
     """
-    if not isinstance(bits, int) or not 2 <= bits <= 8:
+    whole = isinstance(bits, Integral) and not isinstance(bits, bool)
+    if not whole or not 2 <= bits <= 8:
         raise ValueError(f"bits must be an integer from 2 to 8, got {bits!r}")
+    bits = int(bits)  # also numpy's
     return (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if signed else (0, 2**bits - 1)
 
 

@@ -205,6 +205,8 @@ class Ternary(_Following):
         super().__init__(bits, groups)
         if bits != 2:
             raise ValueError(f"Ternary stores its three codes in 2 bits, got bits={bits}")
+        if not limit > 0:
+            raise ValueError(f"limit is a number above 0, got {limit!r}")
         self.qmin, self.qmax, self.limit = -1, 1, limit
 
     def scale_of(self, rows: Float[Tensor, "rows n"]) -> Float[Tensor, " rows"]:

@@ -1,10 +1,12 @@
 """What every edit of weights does: find a layer's weights, put something on them, share scales."""
 
 from dataclasses import fields
+from numbers import Integral
 
 import torch
 from torch import Tensor, nn
 
+from ..arguments import settle
 from ..stages import attach, is_quantizer, weights_of
 
 Per = str | int
@@ -41,7 +43,7 @@ def groups_of(shape: tuple[int, ...], per: Per) -> int:
         return 1
     if per == "channel":
         return shape[0]
-    if not isinstance(per, int) or per < 1:
+    if not isinstance(per, Integral) or isinstance(per, bool) or per < 1:
         raise ValueError(f"per is 'tensor', 'channel' or a number of neighbors, got {per!r}")
     if shape[-1] % per:
         raise ValueError(f"the last axis of {tuple(shape)} does not divide into groups of {per}")
@@ -55,7 +57,9 @@ class WeightEdit:
     per: Per
 
     def __post_init__(self) -> None:
-        groups_of((1,), 1 if isinstance(self.per, int) and self.per > 0 else self.per)
+        number = isinstance(self.per, Integral) and not isinstance(self.per, bool)
+        groups_of((1,), 1 if number and self.per > 0 else self.per)
+        settle(self)
         self.quantizer()  # refuses bad arguments now, not at the first layer
 
     def quantizer(self, like: Tensor | None = None, *, activation: bool = False) -> nn.Module:

@@ -203,8 +203,8 @@ def main(argv=None):
         measure("prune", pruned)
     measure("compact", model)
     if arguments.filled_epochs:
-        model.save_pretrained(out / "compact")
-        tokenizer.save_pretrained(out / "compact")
+        if trainer.is_world_process_zero():
+            running.save_model(model, tokenizer, out / "compact")
         model = fill(model, training.seed)
         own = replace(
             own, output_dir=str(out / "filled"), num_train_epochs=arguments.filled_epochs,
@@ -217,8 +217,7 @@ def main(argv=None):
     if not trainer.is_world_process_zero():
         return None
     sizes = report(model, reference=teacher)
-    model.save_pretrained(out)
-    tokenizer.save_pretrained(out)
+    running.save_model(model, tokenizer, out)
     print(found, sizes, sep="\n")
     scores = [*phases.values()][-1]
     return running.write_metrics(

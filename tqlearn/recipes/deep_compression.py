@@ -201,8 +201,7 @@ def main(argv=None):
         found = report(model, reference=reference)
         sizes, model = found.summary(), pack(model) if edited else model
         print(found)
-    model.save_pretrained(training.output_dir)
-    tokenizer.save_pretrained(training.output_dir)
+    running.save_model(model, tokenizer, training.output_dir)
     return running.write_metrics(
         "deep_compression", training, arguments.data, job.split, scores, trainer.state,
         phases=arguments.phases, **sizes,

@@ -133,7 +133,7 @@ def finetune(arguments, training):
     training.label_names = job.label_names
     trainer = Trainer(model, training, **job.trainer)
     trainer.train(resume_from_checkpoint=running.newest_checkpoint(training))
-    trainer.save_model()
+    running.save_trained(trainer)
     limit = {} if job.max_length is None else {"max_length": job.max_length}
     metrics = job.evaluate(trainer.model, tokenizer, dd[job.split], **limit)
     if trainer.is_world_process_zero():

@@ -34,7 +34,9 @@ from transformers import HfArgumentParser, Trainer, TrainerState, TrainingArgume
 from .. import MinMax, calibrate, compress, data, pack, report
 from ..hf import running, translation
 from ..hf.delayed import QuantizeFromStep, StopAfter
+from ..hf.resuming import require_whole
 from ..quantizers.calibration import calibrate_weights
+from ..writing import folder_beside
 
 FLOAT = 32
 BATCHES = 40  # of the training data, whose ranges post-training quantization averages
@@ -121,7 +123,7 @@ def own_copy(checkpoint, folder, student):
     """Copy a checkpoint, with unset ranges: another bucket has them in another shape.
 
     Raises:
-        ValueError: the folder is no checkpoint of a Trainer.
+        ValueError: the folder is no whole checkpoint of a Trainer.
     """
     checkpoint, copy = Path(checkpoint), Path(folder) / "start" / Path(checkpoint).name
     if not (checkpoint / "trainer_state.json").is_file():
@@ -129,10 +131,12 @@ def own_copy(checkpoint, folder, student):
             f"{checkpoint} is no checkpoint; --start takes a folder checkpoint-N, which a run with "
             "--stop_after N leaves, or with --post_training the folder of a finished run"
         )
-    shutil.copytree(checkpoint, copy, dirs_exist_ok=True)
-    weights, fresh = load_file(copy / translation.WEIGHTS), student.state_dict()
+    require_whole(checkpoint)
+    weights, fresh = load_file(checkpoint / translation.WEIGHTS), student.state_dict()
     kept = {n: t if n.endswith((".low", ".high")) else weights[n] for n, t in fresh.items()}
-    save_file(kept, copy / translation.WEIGHTS, metadata={"format": "pt"})
+    with folder_beside(copy) as new:
+        shutil.copytree(checkpoint, new, dirs_exist_ok=True)
+        save_file(kept, new / translation.WEIGHTS, metadata={"format": "pt"})
     return str(copy)
 
 

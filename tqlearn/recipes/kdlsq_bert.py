@@ -147,8 +147,7 @@ def main(argv=None):
         return None
     scores = job.evaluate(trainer.model, tokenizer, dd[job.split])
     sizes = report(trainer.model, reference=teacher)
-    pack(trainer.model).save_pretrained(training.output_dir)
-    tokenizer.save_pretrained(training.output_dir)
+    running.save_model(pack(trainer.model), tokenizer, training.output_dir)
     print(sizes)
     history = [[e["step"], e["loss"]] for e in trainer.state.log_history if "loss" in e]
     return running.write_metrics(

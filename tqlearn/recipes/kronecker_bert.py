@@ -131,8 +131,7 @@ def general(arguments, training):
     trainer.train(resume_from_checkpoint=running.newest_checkpoint(training))
     loss = trainer.evaluate(held)["eval_loss"]
     if trainer.is_world_process_zero():
-        trainer.model.bert.save_pretrained(training.output_dir)
-        tokenizer.save_pretrained(training.output_dir)
+        running.save_model(trainer.model.bert, tokenizer, training.output_dir)
         running.write_metrics(
             "kronecker_bert", training, arguments.text, "held out", {"masked_word_loss": loss},
             trainer.state, rows=len(trainer.train_dataset),
@@ -156,8 +155,7 @@ def task(arguments, training):
         return None
     scores = job.evaluate(trainer.model, tokenizer, dd[job.split])
     sizes = report(trainer.model, reference=teacher)
-    pack(trainer.model).save_pretrained(training.output_dir)
-    tokenizer.save_pretrained(training.output_dir)
+    running.save_model(pack(trainer.model), tokenizer, training.output_dir)
     print(sizes)
     return running.write_metrics(
         "kronecker_bert",

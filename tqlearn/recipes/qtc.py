@@ -15,7 +15,6 @@ the word table is fitted to the words of the training data before distillation s
 """
 
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from transformers import HfArgumentParser, TrainingArguments, set_seed
 
@@ -162,9 +161,7 @@ def main(argv=None):
     split = "test" if "test" in dd else "validation"
     scores = metrics.evaluate_joint(trainer.model, tokenizer, dd[split])
     sizes = report(trainer.model, reference=teacher)
-    folder = Path(training.output_dir)
-    pack(trainer.model).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+    running.save_model(pack(trainer.model), tokenizer, training.output_dir)
     print(sizes)
     return running.write_metrics(
         "qtc", training, arguments.data, split, scores, trainer.state, **sizes.summary()

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from ..arguments import require, require_model, settle
 from ..kinds import input_axis, linear_of
 from ..stages import Cores, attach, is_mask, is_quantizer, weights_of
 from .anatomy import ATTENTION, TransformerLayer, transformer_layers
@@ -49,6 +50,8 @@ class TwoFour:
     only: Sequence[str] | None = None
 
     def __post_init__(self) -> None:
+        require("TwoFour: pattern", self.pattern, str)
+        require("TwoFour: decay", self.decay, float)
         Pattern.of(self.pattern)
         if self.update not in UPDATES:
             raise ValueError(f"update is 'fixed', 'ste' or 'sr-ste', got {self.update!r}")
@@ -56,6 +59,7 @@ class TwoFour:
             raise ValueError(f"a decay is at least 0, got {self.decay}")
         if self.only is not None and (not self.only or isinstance(self.only, str)):
             raise ValueError(f"only lists names of weights, such as ('core_0',), got {self.only!r}")
+        settle(self)
 
     def __call__(self, module: nn.Module) -> nn.Module:
         """Put the masks on, in place, and return the layer.
@@ -131,6 +135,7 @@ class BlockPrune:
     repeat: int = 1
 
     def __post_init__(self) -> None:
+        settle(self)
         if len(self.block) != 2 or any(b is not None and b < 1 for b in self.block):
             raise ValueError(
                 f"a block is (rows, columns), None for a whole side, got {self.block!r}"
@@ -201,6 +206,10 @@ def block_plan(
 
     Source: spec sheet Block Pruning, section 2.
     """
+    require_model("block_plan", model)
+    require("block_plan: block", block, Sequence[int])
+    if len(block) != 2:
+        raise ValueError(f"a block is (rows, columns), got {block!r}")
     if variant not in VARIANTS:
         raise ValueError(f"variants are {VARIANTS}, got {variant!r}")
     plan: dict[str, list[BlockPrune]] = {}

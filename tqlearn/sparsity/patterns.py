@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import ceil, prod
 
+from ..arguments import require
 from ..shapes import packed_bytes
 
 
@@ -48,6 +49,7 @@ class Pattern:
         Raises:
             ValueError: the word is not of that form, or keeps nothing, everything or half a pair.
         """
+        require("a pattern", word, str)
         numbers, _, tail = word.partition(" ")
         keep, colon, group = numbers.partition(":")
         if not (colon and keep.isdecimal() and group.isdecimal() and tail in ("", "pairs")):

@@ -4,11 +4,14 @@ import copy
 import json
 import warnings
 from collections.abc import Mapping
+from os import PathLike
 from pathlib import Path
 
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from ..arguments import require, require_model, require_numbers
+from ..writing import beside
 from .checks import check, unsaved
 from .digests import KEY, Stored, read, seal, verify
 from .layout import describe, rebuild
@@ -44,11 +47,20 @@ def save(model: nn.Module, path: str | Path) -> Path:
     packed.
 
     Models of transformers have ``save_pretrained`` for this; ``save`` serves all others. The header
-    holds digests: ``load`` refuses a file in which anything has changed.
+    holds digests: ``load`` refuses a file in which anything has changed. A file that is there stays
+    until the new one is whole.
+
+    Raises:
+        OSError: the file cannot be written; the old one is unchanged.
     """
+    require_model("save", model)
+    require("save: path", path, str | PathLike)
+    require_numbers("save", model)
     layout, (state, others) = json.dumps(describe(model)), state_of(model)
     line = seal({name: Stored.of(tensor) for name, tensor in state.items()}, layout + str(others))
-    save_file(state, str(path), metadata=others | {"format": "pt", "tqlearn": layout, KEY: line})
+    notes = others | {"format": "pt", "tqlearn": layout, KEY: line}
+    with beside(path) as new:
+        save_file(state, str(new), metadata=notes)
     return Path(path)
 
 
@@ -63,6 +75,8 @@ def load(model: nn.Module, path: str | Path) -> nn.Module:
             is not what was saved; its layout contradicts itself or its tensors; or these do not fit
             the model.
     """
+    require_model("load", model)
+    require("load: path", path, str | PathLike)
     tensors, notes = read(path)
     if "tqlearn" not in notes:
         raise ValueError(f"{path} has no tqlearn layout; it was not written by tqlearn.save")

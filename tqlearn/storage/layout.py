@@ -5,13 +5,14 @@ without its values, so loading needs no SVD; it works on the meta device too.
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from itertools import chain
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from ..arguments import require_model
 from ..kinds import freeze_like
 from ..quantizers.inputs import PLACES, place
 from ..registry import RESIZED, build, registered_name, resize, size_of, spec_of
@@ -37,6 +38,7 @@ def describe(model: nn.Module) -> dict:
     >>> sorted(describe(student)["modules"]["0"])
     ['args', 'class', 'parametrizations']
     """
+    require_model("describe", model)
     modules = {}
     for name, module in model.named_modules():
         if (
@@ -81,9 +83,13 @@ def rebuild(model: nn.Module, layout: dict) -> nn.Module:
     """Give a dense model the structure of a layout, in place, with values still to be loaded.
 
     Raises:
+        TypeError: no layout.
         ValueError: another layout version, an unknown class, a name the model does not have, codes
             of another shape than its tensor, or a model that is compressed already.
     """
+    require_model("rebuild", model)
+    if not isinstance(layout, Mapping) or not isinstance(layout.get("modules"), Mapping):
+        raise TypeError(f"a layout is what describe returns, got {str(layout)[:60]!r}")
     require_version(layout)
     shared, wanted = ties(model), declared(model, layout.get("untied", ()))
     for name, entry in sorted(layout["modules"].items(), key=lambda item: item[0].count(".")):

@@ -18,6 +18,7 @@ from safetensors.torch import save_model
 from torch import nn
 from torch.nn.utils.parametrize import ParametrizationList
 
+from ..arguments import require_model, require_numbers
 from ..quantizers.grid import require_calibrated
 from ..shapes import packed_bytes
 from ..stages import is_quantizer
@@ -106,6 +107,10 @@ def report(model: nn.Module, reference: nn.Module | None = None) -> Report:
     with scales and metadata               144
     whole file                             304
     """
+    require_model("report", model)
+    if reference is not None:
+        require_model("report: reference", reference)
+    require_numbers("report", model)
     require_calibrated(model)
     rows = rows_of(model)
     weights = file_bytes(model)

@@ -16,7 +16,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ..quantizers.calibration import real, run_hooked
+from ..arguments import require, require_model
+from ..quantizers.calibration import checked_batches, real, run_hooked
 from ..quantizers.grid import Quantizer, require_calibrated
 from ..sparsity.nm import NMMask, nm_mask
 from ..stages import chain_of
@@ -107,15 +108,21 @@ def compensate(
         (with weights rounded to nearest, compensated).
 
     Raises:
-        ValueError: a quantizer has no scale, no layer can be compensated, or no batch reached one.
+        ValueError: a quantizer has no scale, no layer can be compensated, or no batch reached one;
+            a batch on meta; damping that is not above 0.
+        TypeError: ``batches`` is one batch, or none.
 
     Example::
 
         student = tq.calibrate(tq.compress(model, {"*": [tq.LSQ(bits=3, per=64)]}))
         tq.compensate(student, batches)
     """
+    require_model("compensate", model)
+    require("compensate: by_size", by_size, bool)
+    if not require("compensate: damping", damping, float) > 0:
+        raise ValueError(f"damping is above 0, a share of the Hessian's mean, got {damping}")
     require_calibrated(model)
-    batches = list(batches)
+    batches = list(checked_batches(batches))
     layers, left = _targets(model)
     if not layers:
         raise ValueError(

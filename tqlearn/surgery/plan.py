@@ -6,17 +6,18 @@ A plan is a dict: shell wildcard on module names -> list of edits. The first pat
 
 import copy
 import difflib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 
 from torch import Tensor, nn
 
+from ..arguments import require_model
 from ..kinds import is_known, require_no_hook, unsaved_in
 from ..quantizers.named_points import Spot
 from ..stages import Cores, weight_names
 from ..storage.tied import ties
+from .asked import applied, check_plan
 
 Edit = Callable[[nn.Module], nn.Module]
 Plan = Mapping[str, Sequence]  # of edits; ``match`` says which one is none
@@ -32,8 +33,10 @@ def match(model: nn.Module, plan: Plan) -> dict[str, Sequence[Edit]]:
     Raises:
         ValueError: a pattern fits no layer (the message lists the nearest names), or a layer in the
             plan shares its weight with one that has other edits.
-        TypeError: an edit is not callable.
+        TypeError: the plan is no mapping of patterns to lists of edits.
     """
+    require_model("a plan", model)
+    check_plan(plan)
     if isinstance(model, LAYERS):
         raise ValueError(
             f"the model is itself a {type(model).__name__}; call the edit on it: TT(rank=8)(layer)"
@@ -53,8 +56,6 @@ def match(model: nn.Module, plan: Plan) -> dict[str, Sequence[Edit]]:
                 f"plan pattern {pattern!r} matches no Linear or Embedding of "
                 f"{type(model).__name__}; nearest names: {_nearest(pattern, list(layers))}"
             )
-        if wrong := [e for e in edits if not callable(e)]:
-            raise TypeError(f"plan pattern {pattern!r}: {wrong[0]!r} is no edit (module -> module)")
         if edits and not (hits := [name for name in hits if name not in unsaved]):
             raise ValueError(
                 f"{pattern}: {type(model).__name__} computes these numbers anew and stores none of "
@@ -131,18 +132,6 @@ def _is_matrix(tensor: Tensor | None) -> bool:
     return tensor is not None and sum(n > 1 for n in tensor.shape) > 1
 
 
-@contextmanager
-def naming(name: str) -> Iterator[None]:
-    """Let an edit that refuses a layer say which one, as long as it does not say so itself."""
-    try:
-        yield
-    except (TypeError, ValueError) as error:
-        words = str(error)
-        if type(error) not in (TypeError, ValueError) or words.startswith(name):
-            raise
-        raise type(error)(f"{name}: {words}") from error
-
-
 def copied(model: nn.Module, shared: Iterable[Tensor] = ()) -> nn.Module:
     """Return a copy of a model, or say which module cannot be copied.
 
@@ -216,8 +205,7 @@ def preview(model: nn.Module, plan: Plan) -> Preview:
         new = copy.deepcopy(old)
         new = new if by_error else new.to("meta")  # an error is a matter of the values
         for edit in edits:
-            with naming(name):
-                new = getattr(edit, "skeleton", edit)(new)
+            new = applied(edit, new, name, getattr(edit, "skeleton", None))
         made[name] = new
         rows.append(
             {

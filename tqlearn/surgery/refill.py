@@ -5,6 +5,7 @@ import copy
 import torch
 from torch import nn
 
+from ..arguments import require, require_model
 from ..precision import widened
 
 
@@ -16,7 +17,8 @@ def fill(model: nn.Module, seed: int = 0, spread: float | int = 0.01) -> nn.Modu
     begins the "filled" phase: the shapes stay, the density inside them becomes 1.
 
     Raises:
-        ValueError: masks or quantizers stand on weights; ``compact`` or ``bake`` first.
+        ValueError: masks or quantizers stand on weights; ``compact`` or ``bake`` first. A spread
+            below 0.
 
     Source: spec sheet Block Pruning, section 8.
 
@@ -24,6 +26,10 @@ def fill(model: nn.Module, seed: int = 0, spread: float | int = 0.01) -> nn.Modu
     >>> int((filled[0].weight == 0).sum())
     0
     """
+    require_model("fill", model)
+    require("fill: seed", seed, int)
+    if not require("fill: spread", spread, float) >= 0:
+        raise ValueError(f"a spread is at least 0, got {spread}")
     if any(hasattr(module, "parametrizations") for module in model.modules()):
         raise ValueError("fill takes plain weights; call tqlearn.compact(model) first")
     filled, generator = copy.deepcopy(model), torch.Generator().manual_seed(seed)

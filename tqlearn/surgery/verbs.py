@@ -8,6 +8,7 @@ import warnings
 
 from torch import nn
 
+from ..arguments import require, require_model, require_numbers
 from ..quantizers.inputs import lift
 from ..sparsity.blocks import tie
 from ..stages import Cores
@@ -15,7 +16,8 @@ from ..storage.layout import attach_layout
 from ..storage.pack import bake_tensors, behind_stages, pack_tensors, unpack_tensors
 from ..storage.packed import Packed
 from ..storage.tied import replace
-from .plan import Plan, copied, left_out, match, naming
+from .asked import applied
+from .plan import Plan, copied, left_out, match
 
 
 def compress(model: nn.Module, plan: Plan, *, inplace: bool = False) -> nn.Module:
@@ -47,6 +49,7 @@ def compress(model: nn.Module, plan: Plan, *, inplace: bool = False) -> nn.Modul
     >>> type(student[0]).__name__, type(teacher[0]).__name__
     ('TTLinear', 'Linear')
     """
+    require("compress: inplace", inplace, bool)
     made, old = {}, []
     for name, edits in match(model, plan).items():
         layer = model.get_submodule(name)
@@ -54,12 +57,7 @@ def compress(model: nn.Module, plan: Plan, *, inplace: bool = False) -> nn.Modul
         new = copy.deepcopy(layer, {id(p): p for p in layer.parameters()} if inplace else {})
         for edit in edits:
             training = new.training
-            with naming(name):
-                new = edit(new)
-            if not isinstance(new, nn.Module):
-                raise TypeError(
-                    f"{edit!r} returned a {type(new).__name__} for {name!r}, not a module"
-                )
+            new = applied(edit, new, name)
             new.train(training)
         made[name] = new
     _say_left(left_out(model, plan, made), model)
@@ -96,6 +94,9 @@ def pack(model: nn.Module, *, keep_floats: bool = False) -> nn.Module:
     Raises:
         ValueError: a quantizer has no scale yet.
     """
+    require_model("pack", model)
+    require("pack: keep_floats", keep_floats, bool)
+    require_numbers("pack", model)
     packed = pack_tensors(copied(model, behind_stages(model)))
     for module in packed.modules():
         if isinstance(module, Packed):
@@ -105,6 +106,7 @@ def pack(model: nn.Module, *, keep_floats: bool = False) -> nn.Module:
 
 def unpack(model: nn.Module) -> nn.Module:
     """Return a trainable copy of a packed model: floats under the quantizers of the codes."""
+    require_model("unpack", model)
     return attach_layout(unpack_tensors(copied(model)))
 
 
@@ -116,6 +118,8 @@ def bake(model: nn.Module, *, dense: bool = False) -> nn.Module:
             loads anywhere (and is as large as the teacher). Quantizers of activations go then, for
             a plain layer has no place for them; without ``dense`` they stay.
     """
+    require_model("bake", model)
+    require("bake: dense", dense, bool)
     plain = bake_tensors(copied(model, behind_stages(model)))
     if dense:
         made = {}

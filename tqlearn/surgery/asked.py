@@ -1,0 +1,65 @@
+"""What a plan may hold, and what an edit has to give back; both are refused by name."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import is_dataclass
+
+from torch import nn
+
+EXAMPLE = "{'*.query': [TT(rank=8), LSQ(bits=4)]}"
+
+
+def check_plan(plan: object) -> None:
+    """Refuse what is no plan, before any layer is looked at.
+
+    Raises:
+        TypeError: it is no mapping of patterns to lists of edits.
+    """
+    if not isinstance(plan, Mapping):
+        raise TypeError(
+            f"a plan maps patterns of module names to lists of edits, such as {EXAMPLE}; got a "
+            f"{type(plan).__name__}"
+        )
+    for pattern, edits in plan.items():
+        if not isinstance(pattern, str):
+            raise TypeError(f"a pattern is a string, such as '*.query', got {pattern!r}")
+        if not isinstance(edits, Sequence) or isinstance(edits, str):
+            way = f"; write [{edits!r}]" if callable(edits) else ", and [] leaves a layer alone"
+            raise TypeError(f"plan pattern {pattern!r} needs a list of edits, got {edits!r}{way}")
+        for edit in edits:
+            if isinstance(edit, type) and is_dataclass(edit):
+                raise TypeError(
+                    f"plan pattern {pattern!r}: {edit.__name__} is the class; write "
+                    f"{edit.__name__}(...), with its arguments"
+                )
+            if not callable(edit):
+                raise TypeError(f"plan pattern {pattern!r}: {edit!r} is no edit (module -> module)")
+
+
+def applied(edit: object, layer: nn.Module, name: str, by: object = None) -> nn.Module:
+    """Return what an edit makes of a layer.
+
+    Args:
+        by: what is called instead of the edit, such as its ``skeleton``.
+
+    Raises:
+        TypeError: it is no module; or whatever the edit raises, with the layer's name.
+    """
+    with naming(name):
+        new = (edit if by is None else by)(layer)
+    if not isinstance(new, nn.Module):
+        way = "; let it return the layer" if new is None else ""
+        raise TypeError(f"{edit!r} returned a {type(new).__name__} for {name!r}, not a module{way}")
+    return new
+
+
+@contextmanager
+def naming(name: str) -> Iterator[None]:
+    """Let an edit that refuses a layer say which one, as long as it does not say so itself."""
+    try:
+        yield
+    except (TypeError, ValueError) as error:
+        words = str(error)
+        if type(error) not in (TypeError, ValueError) or words.startswith(name):
+            raise
+        raise type(error)(f"{name}: {words}") from error
