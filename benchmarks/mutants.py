@@ -1,6 +1,6 @@
 """One-token mutants of every exercise's reference: which of them pass their check?
 
-    python benchmarks/mutants.py            # minutes
+    python benchmarks/mutants.py            # minutes; --all for exercises that have not changed
 
 A mutant is the reference with one operator, number, name, argument, call or line changed, by the
 rules of ``tests/course/one_token.py``. Each is judged with the learner's seed and both hidden ones,
@@ -22,7 +22,7 @@ sys.path.insert(0, str(COURSE))
 from one_token import Worker, digest, mutants  # noqa: E402
 
 SEEDS = (0, *teach.HIDDEN_SEEDS)
-QUICK = {"00.2", "01.2"}
+QUICK = {"00.2"}
 
 
 def judged(exercise, worker):
@@ -44,29 +44,38 @@ def judged(exercise, worker):
     return counts, survivors
 
 
+def kept(args):
+    """Exercise -> row and digest of an earlier run, where nothing that judges it has changed."""
+    if args.quick or args.all or not args.out.exists():
+        return {}
+    before = json.loads(args.out.read_text("utf-8"))
+    rows = {row["model"]: row for row in before["rows"]}
+    return {id: rows[id] for id, old in before["digests"].items()
+            if old == digest(exercises.find(id))}  # fmt: skip
+
+
 def main():
-    args = parser("mutants", __doc__).parse_args()
+    options = parser("mutants", __doc__)
+    options.add_argument(
+        "--all", action="store_true", help="judge unchanged exercises anew as well"
+    )
+    args = options.parse_args()
     listed = json.loads((COURSE / "survivors.json").read_text("utf-8"))
-    worker, rows, digests, surprises = Worker(), [], {}, []
-    for number in exercises.lessons():
-        for exercise in exercises.of(number):
-            if args.quick and exercise.id not in QUICK:
-                continue
+    every = [e for number in exercises.lessons() for e in exercises.of(number)]
+    every = [e for e in every if e.id in QUICK] if args.quick else every
+    worker, done, rows, surprises = Worker(), kept(args), [], []
+    for exercise in every:
+        row = done.get(exercise.id)
+        if row is None:
             counts, survivors = judged(exercise, worker)
-            surprises += [
-                f"{exercise.id} {what}" for what in survivors if what not in listed[exercise.id]
-            ]
-            digests[exercise.id] = digest(exercise)
-            rows.append(
-                {
-                    "model": exercise.id,
-                    "role": "ablation",
-                    "metrics": counts,
-                    "note": "; ".join(survivors),
-                }
-            )
+            row = {"model": exercise.id, "role": "ablation", "metrics": counts}
+            row |= {"note": "; ".join(survivors)} if survivors else {}
             print(exercise.id, counts, *survivors, sep="\n    ", flush=True)
+        rows.append(row)
+        found = filter(None, row.get("note", "").split("; "))
+        surprises += [f"{exercise.id} {what}" for what in found if what not in listed[exercise.id]]
     worker.close()
+    digests = {exercise.id: digest(exercise) for exercise in every}
     total = {key: sum(row["metrics"][key] for row in rows) for key in rows[0]["metrics"]}
     rows.append({"model": "all exercises", "role": "ablation", "metrics": total})
     write("mutants", None, rows, args, digests=digests)

@@ -62,10 +62,10 @@ class Outcome:
 def check(id: str, function: object, seed: int = 0, seconds: float = exercises.SECONDS) -> Outcome:
     """Judge an answer.
 
-    An answer may do what it likes, short of ending the process (``os._exit``): what it raises,
-    ``sys.exit`` included, an endless loop and what it puts in the place of others' functions are
-    a FAIL, and the next check is none the wiser. A single call that never comes back from C
-    cannot be stopped: restart the kernel.
+    Whatever an answer raises (``sys.exit`` included), an endless loop, and functions of torch,
+    Python or this check that it replaces are a FAIL, and the next check is unharmed. Two things
+    cannot be stopped from inside: ``os._exit``, and a single call that never returns from C, for
+    which the kernel has to be restarted.
 
     Args:
         id: the exercise's number, such as "02.1".

@@ -44,10 +44,10 @@ def _by_signal(seconds: float) -> Iterator[None]:
 
     def up(number, frame):
         if armed:
+            if armed[0] > AGAIN:  # the answer has caught the first
+                _at_next_line(frame, armed)
             signal.setitimer(signal.ITIMER_REAL, armed[0])
             armed[0] *= 2  # on a busy machine a steady beat would leave no time in between
-            if sys.gettrace() is trace:
-                _at_next_line(frame, armed)
             raise TimeUp
 
     def pressed(number, frame):
