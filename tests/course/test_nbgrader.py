@@ -218,6 +218,8 @@ def test_points_whatever_a_learner_hands_in(course):
     """Each learner costs the start of a kernel, so each exercise of each shows something else."""
     loud = "    import warnings\n    warnings.warn('slow')\n    print('here')\n"
     cheat = "\ncheck = lambda *a, **k: type('Yes', (), {'require': print})"
+    cheat += "\nimport torch\nfrom tqlearn.lab.check import Outcome\nOutcome.require = print"
+    cheat += "\ntorch.allclose = torch.equal = lambda *a, **k: True"
     said = TWO.solution.replace(body(TWO), loud + body(TWO))
     course.submit("wrong", answer_00_1=mistaken(ONE), answer_00_2=parroted(TWO))
     course.submit("cheat", answer_00_1=ONE.stub + cheat, answer_00_2=said)

@@ -1,11 +1,13 @@
 """The exercises of the course, one module per notebook: ``n02_...`` holds those of notebook 02."""
 
+import sys
 from functools import cache
 from importlib import import_module
 from pathlib import Path
 
+from . import base, compare, guard, judge, limits
 from .base import Cost, Exercise, Gradient, Invariant, Mistake
-from .judge import NotAttempted, complaint
+from .judge import SECONDS, NotAttempted, complaint
 
 __all__ = [
     "Cost",
@@ -14,6 +16,7 @@ __all__ = [
     "Invariant",
     "Mistake",
     "NotAttempted",
+    "SECONDS",
     "complaint",
     "find",
     "lessons",
@@ -37,7 +40,9 @@ def of(number: str) -> tuple[Exercise, ...]:
     """The exercises of a notebook, by its number such as "02"; none if it has none."""
     if number not in lessons():
         return ()
-    return import_module(f".{lessons()[number]}", __name__).EXERCISES
+    module = import_module(f".{lessons()[number]}", __name__)
+    guard.seal(module, *module.EXERCISES)
+    return module.EXERCISES
 
 
 def find(id: str) -> Exercise:
@@ -52,3 +57,7 @@ def find(id: str) -> Exercise:
             return exercise
     known = [exercise.id for exercise in of(number)] or [f"{n}.1" for n in lessons()]
     raise ValueError(f"there is no exercise {id!r}; there are {', '.join(known)}")
+
+
+for _module in (base, compare, guard, judge, limits, sys.modules[__name__]):
+    guard.seal(_module)

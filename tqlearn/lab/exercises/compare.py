@@ -1,9 +1,32 @@
 """Values as checks see them: copies, gradients, and how two of them differ, in a few words."""
 
+import sys
 from typing import Any
 
 import torch
 from torch import Tensor
+
+LARGEST = sys.float_info.max
+
+
+def plain(value: Any) -> Any:
+    """Return a value made of plain tensors, tuples, lists and numbers: equal means equal there.
+
+    A parameter becomes a tensor; a class of somebody's own that is a tensor stays, and is refused
+    where a tensor is expected. Gradients still pass.
+    """
+    of = type(value)
+    if (of is Tensor or of is torch.nn.Parameter) and _strange(value) is None:
+        return Tensor.as_subclass(value, Tensor)  # another object, without what hangs on the first
+    if issubclass(of, tuple):
+        return tuple(plain(item) for item in tuple.__iter__(value))
+    if issubclass(of, list):
+        return [plain(item) for item in list.__iter__(value)]
+    if issubclass(of, float):
+        return float.__float__(value)
+    if issubclass(of, int) and of is not bool:
+        return int.__int__(value)
+    return str.__str__(value) if issubclass(of, str) else value
 
 
 def copied(value: Any, grad: bool = False) -> Any:
@@ -54,16 +77,23 @@ def difference(mine: Any, other: Any, rtol: float, atol: float) -> str | None:
         return None
     if isinstance(other, Tensor):
         return _tensor_difference(mine, other, rtol, atol)
-    if isinstance(mine, Tensor) and mine.numel() == 1:
+    if type(mine) is Tensor and _strange(mine) is None and mine.numel() == 1:
         mine = mine.item()
     if isinstance(other, float):
-        if not isinstance(mine, int | float) or isinstance(mine, bool):
+        if type(mine) not in (int, float):
             return f"it returns {kind(mine)}, expected {kind(other)}"
-        close = abs(mine - other) <= atol + rtol * abs(other)
-        return None if close else f"it is {mine:.4g}, expected {other:.4g}"
+        close = -LARGEST <= mine <= LARGEST and abs(mine - other) <= atol + rtol * abs(other)
+        return None if close else f"it is {_short(mine)}, expected {other:.4g}"
     if type(mine) is not type(other) and not _whole(mine, other):
         return f"it returns {kind(mine)}, expected {kind(other)}"
-    return None if mine == other else f"it is {mine!r}, expected {other!r}"
+    return None if mine == other else f"it is {_short(mine, '')}, expected {other!r}"
+
+
+def _short(number: Any, form: str = ".4g") -> str:
+    """Write a value; nobody wants to see all digits of an integer that is too large for a float."""
+    if isinstance(number, int) and abs(number) > LARGEST:
+        return f"an integer of {number.bit_length()} bits"
+    return format(number, form) if form else repr(number)
 
 
 def _whole(mine: Any, other: Any) -> bool:
@@ -71,9 +101,19 @@ def _whole(mine: Any, other: Any) -> bool:
     return isinstance(other, int) and isinstance(mine, float) and mine.is_integer()
 
 
+def _strange(mine: Tensor) -> str | None:
+    """Say what is unusual about where or how a tensor keeps its numbers."""
+    if mine.is_nested or mine.layout is not torch.strided:
+        layout = "nested" if mine.is_nested else str(mine.layout).removeprefix("torch.")
+        return f"it is a {layout} tensor, expected a dense one"
+    return None if mine.device.type == "cpu" else f"it lies on {mine.device}, expected cpu"
+
+
 def _tensor_difference(mine: Any, other: Tensor, rtol: float, atol: float) -> str | None:
-    if not isinstance(mine, Tensor):
+    if type(mine) is not Tensor:
         return f"it returns {kind(mine)}, expected {kind(other)}"
+    if words := _strange(mine):
+        return words
     if mine.shape != other.shape:
         return f"it has shape {(*mine.shape,)}, expected {(*other.shape,)}"
     if mine.dtype != other.dtype:
@@ -98,4 +138,4 @@ def kind(value: Any) -> str:
     if isinstance(value, tuple | list):
         return f"a {type(value).__name__} of {len(value)}"
     names = {bool: "True or False", int: "an integer", float: "a number", str: "a text"}
-    return "a tensor" if isinstance(value, Tensor) else names.get(type(value), type(value).__name__)
+    return "a tensor" if type(value) is Tensor else names.get(type(value), type(value).__name__)

@@ -1,38 +1,108 @@
 """Judge an answer: run it on the cases, compare, and say in one line what is wrong."""
 
+import linecache
 from collections.abc import Callable
+from functools import partial
+from traceback import walk_tb
+from types import CodeType
+from typing import Any
 
 import torch
 
+from . import guard
 from .base import Cost, Exercise, Gradient, Invariant, Mistake, Observed
 from .compare import difference
+from .limits import Interrupted, TimeUp, limited
+
+SECONDS = 10.0  # references take milliseconds
 
 
 class NotAttempted(Exception):
     """The function is still the stub."""
 
 
-def complaint(exercise: Exercise, function: Callable, seed: int = 0) -> str | None:
+def complaint(
+    exercise: Exercise, function: Callable, seed: int = 0, seconds: float = SECONDS
+) -> str | None:
     """Return what is wrong with an answer, or None if nothing is.
+
+    The answer may take ``seconds`` for all of its cases.
 
     A named mistake is recognized by what the answer does: it behaves like the wrong function in the
     table, on every case, and unlike the reference.
 
     Raises:
-        NotAttempted: the function raises NotImplementedError.
+        NotAttempted: the function raises NotImplementedError, bare as the stub does: torch raises
+            it with words where an operation does not know a dtype.
+        KeyboardInterrupt: the reader pressed stop.
     """
-    cases = exercise.arguments(seed)
-    right = [exercise.observe(exercise.answer, case) for case in cases]
+    with guard.pristine(), torch.enable_grad():
+        cases = exercise.arguments(seed)
+        right = [exercise.observe(exercise.answer, case) for case in cases]
+        mine, words = _tried(exercise, function, cases, seconds)
+        return words or _compared(exercise, cases, mine, right)
+
+
+def _tried(
+    exercise: Exercise, function: Callable, cases: list[tuple], seconds: float
+) -> tuple[list[Observed], str | None]:
+    """What the answer does with each case, and what is wrong if it does not get through them."""
     mine: list[Observed] = []
-    for number, case in enumerate(cases, 1):
-        try:
-            with torch.random.fork_rng():
-                mine.append(exercise.observe(function, case))
-        except NotImplementedError:
-            raise NotAttempted from None
-        except Exception as error:  # whatever a reader's code raises is told, not thrown
-            first = str(error).strip().splitlines() or ["no message"]
-            return f"case {number} of {len(cases)} raises {type(error).__name__}: {first[0]}"
+    caught = None
+    try:
+        with guard.kept() as replaced, limited(seconds):
+            for case in cases:
+                with torch.random.fork_rng():
+                    mine.append(exercise.observe(function, case))
+    except BaseException as error:  # whatever a reader's code raises is told, not thrown
+        caught = error
+    if isinstance(caught, Interrupted):
+        raise caught
+    if isinstance(caught, NotImplementedError) and not caught.args:
+        raise NotAttempted
+    if replaced:
+        return mine, f"it replaces {replaced[0]}, which others use: leave that as it is"
+    if caught is None:
+        return mine, None
+    if isinstance(caught, TimeUp):
+        words = f"was stopped after {seconds:g} seconds"
+    else:
+        words = f"raises {type(caught).__name__}: {_said(caught)}"
+    return mine, f"case {len(mine) + 1} of {len(cases)} {words}{_where(function, caught)}"
+
+
+def _said(error: BaseException) -> str:
+    """The first line of an error's message, which may be a reader's code, too."""
+    try:
+        with guard.kept(), limited(1.0):
+            lines = str(error).strip().splitlines()
+    except BaseException:
+        lines = []
+    return lines[0] if lines else "no message"
+
+
+def _where(function: Any, error: BaseException) -> str:
+    """Name the line of the answer that was running, as far as that is known."""
+    while isinstance(function, partial):
+        function = function.func
+    code = getattr(function, "__code__", None)
+    if not isinstance(code, CodeType):
+        return ""
+    found = [
+        (frame.f_code.co_filename, line)
+        for frame, line in walk_tb(error.__traceback__)
+        if frame.f_code.co_filename == code.co_filename
+    ]
+    if not found:
+        return ""
+    text = linecache.getline(*found[-1]).strip()
+    return f", in line {found[-1][1]}" + (f": {text}" if text else "")
+
+
+def _compared(
+    exercise: Exercise, cases: list[tuple], mine: list[Observed], right: list[Observed]
+) -> str | None:
+    """Name the mistake, or the first difference."""
     for mistake in exercise.mistakes:
         if _recognized(exercise, mistake, cases, mine, right):
             return mistake.says

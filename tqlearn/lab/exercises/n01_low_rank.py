@@ -59,6 +59,8 @@ def _spectra(generator):
         values = 5 * noise * fall ** torch.arange(size, dtype=torch.float64)
         for error in (0.6, 0.35, 0.1):
             yield values.sort(descending=True).values, error
+    for values, error in (([3.0, 1.0], 0.5), ([1.0] * 4, 0.5), ([1.0] * 4, 0.1)):
+        yield torch.tensor(values).double(), error  # one is enough; just at the limit; all
 
 
 def output_error(weight, near, moments):
@@ -126,16 +128,14 @@ def _models(generator):
         whole = sum(sum(shape) * min(shape) for shape in shapes)
         for share in (0.3, 0.55):
             yield spectra, shapes, int(share * whole)
+    yield spectra[1:], shapes[1:], 3 * sum(shapes[1])  # three terms, and nothing is left over
 
 
 EXERCISES = (
+    # Passes, too: full_matrices=True: the slices cut off what it adds.
     Exercise(
-        id="01.1",
-        title="an even pair",
-        difficulty="easy",
-        minutes=7,
-        answer=even_pair,
-        cases=_matrices,
+        id="01.1", title="an even pair",
+        difficulty="easy", minutes=7, answer=even_pair, cases=_matrices,
         view=_seen_pair,
         mistakes=(
             Mistake("the singular values are on both sides, so the product holds their squares",
@@ -158,13 +158,11 @@ EXERCISES = (
             "V[:rank] scales rows.",
         ),
     ),
+    # Passes, too: ranks from 0 on, as no error that is asked for reaches 1; len(squares) for
+    # len(values).
     Exercise(
-        id="01.2",
-        title="the smallest rank for an error",
-        difficulty="easy",
-        minutes=8,
-        answer=rank_within,
-        cases=_spectra,
+        id="01.2", title="the smallest rank for an error",
+        difficulty="easy", minutes=8, answer=rank_within, cases=_spectra,
         mistakes=(
             Mistake("the values are added, but it is their squares that add up",
                     lambda s, e: _first(s, lambda r: s[r:].sum() <= e * s.sum())),
@@ -187,13 +185,10 @@ EXERCISES = (
             "is, all of them have to stay.",
         ),
     ),
+    # Passes, too: near - weight, as it is squared; one number that stays a tensor.
     Exercise(
-        id="01.3",
-        title="the error of outputs nobody computed",
-        difficulty="medium",
-        minutes=10,
-        answer=output_error,
-        cases=_layers,
+        id="01.3", title="the error of outputs nobody computed",
+        difficulty="medium", minutes=10, answer=output_error, cases=_layers,
         mistakes=(
             Mistake("this is the squared error: a root is missing",
                     lambda w, n, c: output_error(w, n, c) ** 2),
@@ -213,13 +208,11 @@ EXERCISES = (
             "weight; divide, take the root.",
         ),
     ),
+    # Passes, too: zip without strict; (cols, rows), whose sum counts; len(shapes), as long as
+    # spectra; values that stay tensors, which sort as numbers do.
     Exercise(
-        id="01.4",
-        title="spend a budget",
-        difficulty="hard",
-        minutes=15,
-        answer=spend,
-        cases=_models,
+        id="01.4", title="spend a budget",
+        difficulty="hard", minutes=15, answer=spend, cases=_models,
         checks=(
             Invariant("this costs more than the budget",
                       lambda ranks, spectra, shapes, budget: sum(

@@ -78,8 +78,10 @@ def _shifted_inputs(generator):
     for bits, shape in ((3, (60,)), (2, (7, 9)), (4, (5, 4, 6))):
         x = torch.randn(shape, generator=generator, dtype=torch.float64) + 0.8
         g = torch.randn(shape, generator=generator, dtype=torch.float64)
-        scale, offset = (torch.tensor(s, dtype=torch.float64) for s in (2.6 / 2**bits, 0.7))
-        yield x, scale, offset, g, -(2 ** (bits - 1)), 2 ** (bits - 1) - 1
+        scale, offset = (torch.tensor(s, dtype=torch.float64) for s in (2.5 / 2**bits, 0.75))
+        low, high = -(2 ** (bits - 1)), 2 ** (bits - 1) - 1
+        x.view(-1)[:2] = offset + scale * torch.tensor([low, high])  # on the border, to the bit
+        yield x, scale, offset, g, low, high
 
 
 def lsq_rows(w, scales, qmin, qmax):
@@ -128,12 +130,8 @@ def _rows_to_quantize(generator):
 
 EXERCISES = (
     Exercise(
-        id="04.1",
-        title="numbers that are never negative",
-        difficulty="easy",
-        minutes=6,
-        answer=quantize_unsigned,
-        cases=_inputs,
+        id="04.1", title="numbers that are never negative",
+        difficulty="easy", minutes=6, answer=quantize_unsigned, cases=_inputs,
         checks=(
             Invariant("unsigned codes begin at 0, but something negative comes out",
                       lambda value, *_: bool((value >= 0).all())),
@@ -160,12 +158,8 @@ EXERCISES = (
         ),
     ),
     Exercise(
-        id="04.2",
-        title="the best scale for given codes",
-        difficulty="medium",
-        minutes=12,
-        answer=refine_scale,
-        cases=_weights_to_fit,
+        id="04.2", title="the best scale for given codes",
+        difficulty="medium", minutes=12, answer=refine_scale, cases=_weights_to_fit,
         checks=(
             Invariant("the error has grown: is the scale the best one for its codes?", _no_worse),
         ),
@@ -187,12 +181,8 @@ EXERCISES = (
         ),
     ),
     Exercise(
-        id="04.3",
-        title="an offset that learns, too",
-        difficulty="medium",
-        minutes=12,
-        answer=offset_gradients,
-        cases=_shifted_inputs,
+        id="04.3", title="an offset that learns, too",
+        difficulty="medium", minutes=12, answer=offset_gradients, cases=_shifted_inputs,
         mistakes=(
             Mistake("inside the range the offset cancels: its slope is 0 there, not 1",
                     _spoiled(lambda g, rounded, dx, ds, db: (dx, ds, g.sum()))),
@@ -215,12 +205,8 @@ EXERCISES = (
         ),
     ),
     Exercise(
-        id="04.4",
-        title="a scale for every row",
-        difficulty="hard",
-        minutes=18,
-        answer=lsq_rows,
-        cases=_rows_to_quantize,
+        id="04.4", title="a scale for every row",
+        difficulty="hard", minutes=18, answer=lsq_rows, cases=_rows_to_quantize,
         checks=(Gradient(),),
         mistakes=(
             Mistake("the scales' gradient lacks the factor 1 / sqrt(columns * qmax)", _lsq),

@@ -42,13 +42,13 @@ def quantize_rows(w, c_rms, c_abs, bits):
     return (w / clip * top).clamp(-top, top).round() * clip / top
 
 
-def _rows(size, guard=lambda w: w.abs().amax(1, keepdim=True), mean=torch.abs):
+def _rows(size, guard=lambda w: w.abs().amax(1, keepdim=True), mean=torch.abs, less=torch.lt):
     """A wrong answer to 05.2, with one of its parts replaced."""
 
     def answer(w, c_rms, c_abs, bits):
         rms = size(w)
         clip = c_rms * rms + c_abs * mean(w).mean(1, keepdim=True)
-        clip = torch.where(clip < rms / 4, guard(w), clip)
+        clip = torch.where(less(clip, rms / 4), guard(w), clip)
         top = 2 ** (bits - 1) - 1
         return (w / clip * top).clamp(-top, top).round() * clip / top
 
@@ -59,12 +59,6 @@ def _rms(w):
     return w.square().mean(1, keepdim=True).sqrt()
 
 
-def _unguarded(w, c_rms, c_abs, bits):
-    clip = c_rms * _rms(w) + c_abs * w.abs().mean(1, keepdim=True)
-    top = 2 ** (bits - 1) - 1
-    return (w / clip * top).clamp(-top, top).round() * clip / top
-
-
 def _one_clip(w, c_rms, c_abs, bits):
     return quantize_rows(w.reshape(1, -1), c_rms, c_abs, bits).reshape(w.shape)
 
@@ -73,8 +67,12 @@ def _uneven_rows(generator):
     for bits, shape in ((4, (6, 40)), (4, (12, 12)), (2, (5, 30))):
         spread = 0.2 + torch.rand(shape[0], 1, generator=generator) * 4
         w = torch.randn(shape, generator=generator) * spread + 0.3 * spread
-        w[0] = w[0].sign() * 0.7  # a row of one size only
-        yield (w, *((12.035, -12.03) if bits == 4 else (2.6, -2.5)), bits)
+        c_rms, c_abs = (12.035, -12.03) if bits == 4 else (2.6, -2.5)
+        w[0] = -0.7  # a row of one size only, and three whose clips are this share of their rms
+        for row, share, sign in ((1, 0.22, 1), (2, 0.29, 1), (3, 0.22, -1)):
+            off = ((c_abs / (share - c_rms)) ** 2 - 1) ** 0.5
+            w[row] = sign * torch.tensor([1 + off, 1 - off]).repeat(shape[1] // 2)
+        yield w, c_rms, c_abs, bits
 
 
 def quantize_two_sided(x, low, high, bits):
@@ -131,18 +129,16 @@ def _spoiled(slopes, dx=lambda g, inside: g * inside):
 
 
 def _gradients_in(generator):
-    for x, low, high, bits in _activations(generator):
-        yield x, low, high, torch.randn(x.shape, generator=generator, dtype=x.dtype), bits
+    ends = ((-0.5, 1.25), (-0.375, 1.25), (-0.25, 1.75))  # with these, z at both ends is exact
+    for (x, _, _, bits), both in zip(_activations(generator), ends, strict=True):
+        x.view(-1)[:2] = x.new_tensor(both)
+        yield x, *x.new_tensor(both), torch.randn(x.shape, generator=generator, dtype=x.dtype), bits
 
 
 EXERCISES = (
     Exercise(
-        id="05.1",
-        title="the spare code",
-        difficulty="easy",
-        minutes=6,
-        answer=quantize_extended,
-        cases=_weights,
+        id="05.1", title="the spare code",
+        difficulty="easy", minutes=6, answer=quantize_extended, cases=_weights,
         checks=(
             Invariant("a weight that was exactly zero is not zero any more", _zeros_stay),
             Invariant("more than 2**bits different values come out",
@@ -164,13 +160,10 @@ EXERCISES = (
             "The step stays clip / top. Only the smallest code becomes -top - 1.",
         ),
     ),
+    # Passes, too: <= for <, as no clip is a quarter of the rms to the last bit.
     Exercise(
-        id="05.2",
-        title="a clip for every row",
-        difficulty="medium",
-        minutes=12,
-        answer=quantize_rows,
-        cases=_uneven_rows,
+        id="05.2", title="a clip for every row",
+        difficulty="medium", minutes=12, answer=quantize_rows, cases=_uneven_rows,
         checks=(Invariant("it has NaN or infinite entries: look at the row of one size",
                           lambda value, *_: bool(torch.isfinite(value).all())),),
         mistakes=(
@@ -179,7 +172,7 @@ EXERCISES = (
             Mistake("these are the statistics of the columns: average along dimension 1",
                     lambda w, *rest: quantize_rows(w.T, *rest).T),
             Mistake("the guard is missing: a row whose weights all have one size gets no room",
-                    _unguarded),
+                    _rows(_rms, less=lambda clip, limit: clip != clip)),
             Mistake("the rms is about zero, not about the mean: a standard deviation is too small",
                     _rows(lambda w: w.std(1, keepdim=True, correction=0))),
             Mistake("the second statistic is the mean of |w|, not of w",
@@ -195,12 +188,8 @@ EXERCISES = (
         ),
     ),
     Exercise(
-        id="05.3",
-        title="an integer zero point",
-        difficulty="medium",
-        minutes=12,
-        answer=quantize_two_sided,
-        cases=_activations,
+        id="05.3", title="an integer zero point",
+        difficulty="medium", minutes=12, answer=quantize_two_sided, cases=_activations,
         checks=(Invariant("an input that was exactly zero is not zero any more", _zeros_stay),),
         mistakes=(
             Mistake("the zero point is not rounded: 0 falls between two places",
@@ -220,13 +209,10 @@ EXERCISES = (
             "code = round(x / scale + zero), clipped; back is (code - zero) * scale.",
         ),
     ),
+    # Passes, too: .to() any other tensor, as all have one type.
     Exercise(
-        id="05.4",
-        title="two clips that learn",
-        difficulty="hard",
-        minutes=18,
-        answer=clip_gradients,
-        cases=_gradients_in,
+        id="05.4", title="two clips that learn",
+        difficulty="hard", minutes=18, answer=clip_gradients, cases=_gradients_in,
         mistakes=(
             Mistake("this is PACT: PACT+ counts what rounding does inside the range, too",
                     _spoiled(lambda below, beyond, r, n: (below, beyond))),

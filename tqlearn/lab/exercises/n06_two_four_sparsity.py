@@ -132,13 +132,11 @@ def _no_worse(value, w, mask, gram):
 
 
 EXERCISES = (
+    # Passes, too: no dim for argsort, whose default is the last; no dim for repeat_interleave, as
+    # the reshape cuts the long row again.
     Exercise(
-        id="06.1",
-        title="two pairs of four",
-        difficulty="easy",
-        minutes=8,
-        answer=pair_mask,
-        cases=_matrices,
+        id="06.1", title="two pairs of four",
+        difficulty="easy", minutes=8, answer=pair_mask, cases=_matrices,
         checks=(
             Invariant("a pair stays or goes as a whole, but some are split", _in_pairs),
             Invariant("four of every eight should stay",
@@ -162,13 +160,10 @@ EXERCISES = (
             "norm(dim=2) scores the pairs; repeat_interleave(2, dim=1) makes pairs of them again.",
         ),
     ),
+    # Passes, too: the two axes of the sum in the other order; groups counted in values.
     Exercise(
-        id="06.2",
-        title="multiply without unpacking",
-        difficulty="medium",
-        minutes=12,
-        answer=packed_product,
-        cases=_packed,
+        id="06.2", title="multiply without unpacking",
+        difficulty="medium", minutes=12, answer=packed_product, cases=_packed,
         mistakes=(
             Mistake("a place counts from the start of its group: add 4 for every group before",
                     _columns_at(lambda places, groups: places)),
@@ -186,13 +181,11 @@ EXERCISES = (
             "columns = 4 * group + place; x[:, columns] has the shape (tokens, out, groups, 2).",
         ),
     ),
+    # Passes, too: no dim for argsort, whose default is the last; no stable order, as no two sizes
+    # are equal; no detach, as places carry no gradient.
     Exercise(
-        id="06.3",
-        title="a decay as a loss",
-        difficulty="medium",
-        minutes=10,
-        answer=decay_loss,
-        cases=_weights_to_pull,
+        id="06.3", title="a decay as a loss",
+        difficulty="medium", minutes=10, answer=decay_loss, cases=_weights_to_pull,
         checks=(Gradient(),),
         mistakes=(
             Mistake("the gradient is twice too large: the square's 2 has to go somewhere",
@@ -212,13 +205,10 @@ EXERCISES = (
             "Choose by the sizes of w.detach(): which ones are dropped is held fixed.",
         ),
     ),
+    # Passes, too: zip without strict.
     Exercise(
-        id="06.4",
-        title="let the kept ones step in",
-        difficulty="hard",
-        minutes=18,
-        answer=refit,
-        cases=_layers_to_fit,
+        id="06.4", title="let the kept ones step in",
+        difficulty="hard", minutes=18, answer=refit, cases=_layers_to_fit,
         checks=(
             Invariant("dropped weights have to stay exactly zero",
                       lambda value, w, mask, gram: not value[~mask].any()),

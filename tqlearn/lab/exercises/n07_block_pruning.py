@@ -104,12 +104,8 @@ def _tokens(generator):
 
 EXERCISES = (
     Exercise(
-        id="07.1",
-        title="fill the holes",
-        difficulty="easy",
-        minutes=8,
-        answer=fill_holes,
-        cases=_with_holes,
+        id="07.1", title="fill the holes",
+        difficulty="easy", minutes=8, answer=fill_holes, cases=_with_holes,
         checks=(Invariant("what is not zero has to stay as it is", _stays),),
         mistakes=(
             Mistake("zeros become 0.01 * std * noise here: the mean is missing",
@@ -130,13 +126,11 @@ EXERCISES = (
         ),
         rtol=1e-3,
     ),
+    # Passes, too: True and False without .to(), as + makes floats of them; the type of scores,
+    # which is that of w.
     Exercise(
-        id="07.2",
-        title="a gate that learns",
-        difficulty="medium",
-        minutes=12,
-        answer=gated,
-        cases=_scored,
+        id="07.2", title="a gate that learns",
+        difficulty="medium", minutes=12, answer=gated, cases=_scored,
         checks=(Gradient(),),
         mistakes=(
             Mistake("no gradient reaches the scores: a comparison has none, give it one",
@@ -161,13 +155,11 @@ EXERCISES = (
             "Spread it with repeat_interleave along both axes, and multiply w by it.",
         ),
     ),
+    # Passes, too: True and False without .to(), as * makes floats of them; the type of any other
+    # tensor.
     Exercise(
-        id="07.3",
-        title="the head that asks nothing",
-        difficulty="hard",
-        minutes=15,
-        answer=dead_query_head,
-        cases=_tokens,
+        id="07.3", title="the head that asks nothing",
+        difficulty="hard", minutes=15, answer=dead_query_head, cases=_tokens,
         checks=(Cost("average first: products of every token cost {ratio} times as much"),),
         mistakes=(
             Mistake("padding is in the mean; only real tokens are looked at",

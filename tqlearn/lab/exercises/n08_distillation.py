@@ -69,7 +69,7 @@ def _hinton(student, teacher, labels, temperature, share, **change):
 
 
 def _logits(generator):
-    for rows, classes, temperature, share in ((6, 4, 2.0, 0.7), (9, 7, 4.0, 0.5), (5, 3, 0.5, 0.2)):
+    for rows, classes, temperature, share in ((7, 4, 2.0, 0.7), (8, 7, 4.0, 0.5), (6, 3, 0.5, 0.2)):
         student, teacher = 2 * torch.randn(2, rows, classes, generator=generator)
         labels = torch.randint(0, classes, (rows,), generator=generator)
         labels[torch.randperm(rows, generator=generator)[:2]] = -100
@@ -148,13 +148,11 @@ def _pairs_of_logits(generator):
 
 
 EXERCISES = (
+    # Passes, too: teacher - student under a norm; real without .to(), as * makes floats; the type
+    # of teacher.
     Exercise(
-        id="08.1",
-        title="a distance that layers can share",
-        difficulty="easy",
-        minutes=6,
-        answer=relative_distance,
-        cases=_hidden,
+        id="08.1", title="a distance that layers can share",
+        difficulty="easy", minutes=6, answer=relative_distance, cases=_hidden,
         mistakes=(
             Mistake("padding counts: leave it out above and below the line",
                     lambda s, t, mask: relative_distance(s, t, torch.ones_like(mask))),
@@ -171,13 +169,10 @@ EXERCISES = (
             "mask[..., None] has the shape (batch, tokens, 1) and multiplies every hidden state.",
         ),
     ),
+    # Passes, too: dim=1, which is the last; no dim for log_softmax, which takes it with a warning.
     Exercise(
-        id="08.2",
-        title="two teachers at once: labels and soft labels",
-        difficulty="medium",
-        minutes=12,
-        answer=hinton_loss,
-        cases=_logits,
+        id="08.2", title="two teachers at once: labels and soft labels",
+        difficulty="medium", minutes=12, answer=hinton_loss, cases=_logits,
         checks=(Gradient(),),
         mistakes=(
             Mistake("T squared is missing: at this temperature the soft part whispers",
@@ -199,13 +194,11 @@ EXERCISES = (
             "teacher.detach() is a tensor with the same values that gradients do not enter.",
         ),
     ),
+    # Passes, too: teacher - student, as it is squared; pairs without .to(), as * makes floats; type
+    # and shape of teacher.
     Exercise(
-        id="08.3",
-        title="scores before the softmax",
-        difficulty="medium",
-        minutes=10,
-        answer=score_distance,
-        cases=_scores,
+        id="08.3", title="scores before the softmax",
+        difficulty="medium", minutes=10, answer=score_distance, cases=_scores,
         checks=(Gradient(),),
         mistakes=(
             Mistake("both of a pair must be real, and only the keys are looked at here",
@@ -222,13 +215,10 @@ EXERCISES = (
             "mask[:, None, :, None] knows the queries, mask[:, None, None, :] the keys.",
         ),
     ),
+    # Passes, too: the gap with the other sign, as it is squared; dim=1, which is the last.
     Exercise(
-        id="08.4",
-        title="what is left when T grows",
-        difficulty="hard",
-        minutes=20,
-        answer=high_temperature_limit,
-        cases=_pairs_of_logits,
+        id="08.4", title="what is left when T grows",
+        difficulty="hard", minutes=20, answer=high_temperature_limit, cases=_pairs_of_logits,
         checks=(Gradient(),),
         mistakes=(
             Mistake("add 1 to all logits of a student: no softmax changes, but your limit does",

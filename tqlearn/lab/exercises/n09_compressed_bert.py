@@ -149,13 +149,11 @@ def _trains(generator):
 
 
 EXERCISES = (
+    # Passes, too: row as a box that is flattened at the end only; torch.ones(1) to begin with; zip
+    # without strict.
     Exercise(
-        id="09.1",
-        title="read one word",
-        difficulty="hard",
-        minutes=15,
-        answer=read_word,
-        cases=_tables,
+        id="09.1", title="read one word",
+        difficulty="hard", minutes=15, answer=read_word, cases=_tables,
         checks=(
             Invariant(
                 "a row has as many numbers as the column modes multiply to",
@@ -176,13 +174,10 @@ EXERCISES = (
             "core[:, digit] has the shape (r, e, s). Carry a matrix of (columns so far, r) along.",
         ),
     ),
+    # Passes, too: stage for the min of both: a slice ends where its list does.
     Exercise(
-        id="09.2",
-        title="mix the lessons",
-        difficulty="medium",
-        minutes=10,
-        answer=lessons_loss,
-        cases=_stages,
+        id="09.2", title="mix the lessons",
+        difficulty="medium", minutes=10, answer=lessons_loss, cases=_stages,
         checks=(Gradient(),),
         mistakes=(
             Mistake("a stage keeps all the layers before it, yours looks at the newest alone",
@@ -198,13 +193,10 @@ EXERCISES = (
             "distances[1 : 1 + min(stage, layers)], summed, divided by stage.",
         ),
     ),
+    # Passes, too: cores[k + 1] on the right, which no joint has changed yet.
     Exercise(
-        id="09.3",
-        title="turn the gauge",
-        difficulty="medium",
-        minutes=12,
-        answer=turn,
-        cases=_trains,
+        id="09.3", title="turn the gauge",
+        difficulty="medium", minutes=12, answer=turn, cases=_trains,
         checks=(
             Invariant(
                 "the cores spell another tensor than before: what turns left must be turned back",

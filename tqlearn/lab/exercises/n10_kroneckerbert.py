@@ -59,7 +59,7 @@ def _kept_not_asked(ids, real, draw, fate, *rest):
 
 
 def _swapped_and_kept(ids, real, draw, fate, *rest):
-    turned = torch.where(fate >= 0.8, 1.7 - fate, fate)  # 0.8 to 0.9 and 0.9 to 1 change places
+    turned = torch.where(fate < 0.8, fate, torch.where(fate < 0.9, 0.95, 0.85))
     return hide(ids, real, draw, turned, *rest)
 
 
@@ -69,9 +69,10 @@ def _batches(generator):
         lengths = torch.randint(tokens // 2, tokens, (batch, 1), generator=generator)
         place = torch.arange(tokens)
         real = (place > 0) & (place < lengths)  # neither the first token nor padding
-        draw, fate = torch.rand(2, batch, tokens, generator=generator)
+        draw, fate = torch.rand(2, batch, tokens, generator=generator, dtype=torch.float64)
         draw[:3, 0], fate[:3, 0] = 0.01, 0.3  # a special token that would be hidden
-        draw[:5, 3], fate[:5, 3] = 0.02, torch.tensor([0.1, 0.82, 0.87, 0.93, 0.97])
+        draw[:6, 3] = draw.new_tensor([0.02] * 5 + [0.15])  # borders, too
+        fate[:6, 3] = fate.new_tensor([0.1, 0.8, 0.87, 0.9, 0.97, 0.1])
         yield ids, real, draw, fate, others, 3
 
 
@@ -145,13 +146,11 @@ def _verdicts(generator):
 
 
 EXERCISES = (
+    # Passes, too: a float without a fraction; int() without //, as it rounds down; / where m1 and
+    # n1 divide.
     Exercise(
-        id="10.1",
-        title="how many products pay?",
-        difficulty="easy",
-        minutes=8,
-        answer=most_products,
-        cases=_sums,
+        id="10.1", title="how many products pay?",
+        difficulty="easy", minutes=8, answer=most_products, cases=_sums,
         mistakes=(
             Mistake("only A is counted; every product brings a B as well",
                     lambda *a: _paid(*a, one=a[2] * a[3])),
@@ -169,13 +168,11 @@ EXERCISES = (
             "times. Divide, and round down.",
         ),
     ),
+    # Passes, too: <= 0.8 or < 0.88 where words are hidden: those are swapped, and that overwrites
+    # it.
     Exercise(
-        id="10.2",
-        title="hide the words",
-        difficulty="medium",
-        minutes=12,
-        answer=hide,
-        cases=_batches,
+        id="10.2", title="hide the words",
+        difficulty="medium", minutes=12, answer=hide, cases=_batches,
         mistakes=(
             Mistake("every word has a label: -100 wherever none is asked for", _answers_everywhere),
             Mistake("the labels hold the hidden words: take them from ids", _answers_hidden),
@@ -195,12 +192,8 @@ EXERCISES = (
         ),
     ),
     Exercise(
-        id="10.3",
-        title="the loss of the words that were asked for",
-        difficulty="medium",
-        minutes=12,
-        answer=word_loss,
-        cases=_asked,
+        id="10.3", title="the loss of the words that were asked for",
+        difficulty="medium", minutes=12, answer=word_loss, cases=_asked,
         checks=(
             Gradient(),
             Cost("right, but {ratio} times the work: choose the asked tokens, then B, then A"),
@@ -223,13 +216,10 @@ EXERCISES = (
             "A.T, add the bias; F.cross_entropy(logits, labels) is the mean.",
         ),
     ),
+    # Passes, too: numbers that stay tensors; the length of before or after.
     Exercise(
-        id="10.4",
-        title="gain or luck?",
-        difficulty="medium",
-        minutes=10,
-        answer=gain_and_doubt,
-        cases=_verdicts,
+        id="10.4", title="gain or luck?",
+        difficulty="medium", minutes=10, answer=gain_and_doubt, cases=_verdicts,
         mistakes=(
             Mistake("part 2 treats the models as strangers: take the spread of the differences",
                     _unpaired),

@@ -145,12 +145,8 @@ def _token_batches(generator):
 
 EXERCISES = (
     Exercise(
-        id="11.1",
-        title="five in a byte",
-        difficulty="easy",
-        minutes=10,
-        answer=pack_five,
-        cases=_codes,
+        id="11.1", title="five in a byte",
+        difficulty="easy", minutes=10, answer=pack_five, cases=_codes,
         mistakes=(
             Mistake("a digit of base 3 is 0, 1 or 2: add 1 to the code before it counts",
                     lambda codes: _packed(codes, shift=0, fill=0)),
@@ -171,13 +167,11 @@ EXERCISES = (
             "value=1) appends n digits 1. At last, .to(torch.uint8).",
         ),
     ),
+    # Passes, too: Q with the other sign, as rounding is odd; >= 1 for > 1: no case has |x| = 1,
+    # where torch's own clamp and minimum, both a way to the answer, disagree on the slope.
     Exercise(
-        id="11.2",
-        title="a clip that learns",
-        difficulty="medium",
-        minutes=14,
-        answer=learned_clip,
-        cases=_weights,
+        id="11.2", title="a clip that learns",
+        difficulty="medium", minutes=14, answer=learned_clip, cases=_weights,
         checks=(Gradient(),),
         mistakes=(
             Mistake("codes run from -Q to Q; yours have one more below, as LSQ's do",
@@ -200,13 +194,12 @@ EXERCISES = (
             "slope of v where |x| > 1: (x.abs() > 1) * (v - v.detach()).",
         ),
     ),
+    # Passes, too: no second .abs(), or -v[k] for the first: v is sorted, so if its upper end is
+    # below 0, the lower one is larger in size and wins, and if its lower end is above 0, the upper
+    # one wins; maximum swapped.
     Exercise(
-        id="11.3",
-        title="a start from real tokens",
-        difficulty="medium",
-        minutes=10,
-        answer=start_from_batches,
-        cases=_token_batches,
+        id="11.3", title="a start from real tokens",
+        difficulty="medium", minutes=10, answer=start_from_batches, cases=_token_batches,
         checks=(
             Invariant("larger than any real entry: padding has moved it", _padding_is_no_data),
         ),

@@ -142,13 +142,10 @@ def _packed(generator):
 
 
 EXERCISES = (
+    # Passes, too: .long() for .int(); len(first), which has the same rows.
     Exercise(
-        id="12.1",
-        title="six patterns",
-        difficulty="easy",
-        minutes=10,
-        answer=pattern_ids,
-        cases=_masks,
+        id="12.1", title="six patterns",
+        difficulty="easy", minutes=10, answer=pattern_ids, cases=_masks,
         mistakes=(
             Mistake("sorted by the later place; let the earlier one count first: "
                     "01, 02, 03, 12, 13, 23", _by_the_second),
@@ -167,12 +164,8 @@ EXERCISES = (
         ),
     ),
     Exercise(
-        id="12.2",
-        title="a mask before a grid",
-        difficulty="medium",
-        minutes=14,
-        answer=mask_then_grid,
-        cases=_weights,
+        id="12.2", title="a mask before a grid",
+        difficulty="medium", minutes=14, answer=mask_then_grid, cases=_weights,
         checks=(
             Invariant("a dropped weight is not exactly zero", _dropped_are_zero),
             Gradient(),
@@ -199,13 +192,10 @@ EXERCISES = (
             ".clamp(-clip, clip), whose slope is zero beyond the clip.",
         ),
     ),
+    # Passes, too: groups counted in places; dim 1, which is the last.
     Exercise(
-        id="12.3",
-        title="nothing but integers",
-        difficulty="hard",
-        minutes=15,
-        answer=integer_product,
-        cases=_packed,
+        id="12.3", title="nothing but integers",
+        difficulty="hard", minutes=15, answer=integer_product, cases=_packed,
         mistakes=(
             Mistake("the zero point is missing: an input of 0.0 has the code zero, not the code 0",
                     _raw),

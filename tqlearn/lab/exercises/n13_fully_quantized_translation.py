@@ -151,13 +151,11 @@ def _features(generator):
 
 
 EXERCISES = (
+    # Passes, too: high with its gradient, as hat is detached later; s with the other sign, as
+    # rounding is odd; zeros of another tensor.
     Exercise(
-        id="13.1",
-        title="a grid that keeps its zero",
-        difficulty="easy",
-        minutes=10,
-        answer=zero_grid,
-        cases=_signals,
+        id="13.1", title="a grid that keeps its zero",
+        difficulty="easy", minutes=10, answer=zero_grid, cases=_signals,
         checks=(Invariant("what is 0 or below has to become exactly 0", _zero_is_zero), Gradient()),
         mistakes=(
             Mistake("the gradient passes everywhere; where x is clamped it has to be 0",
@@ -178,13 +176,10 @@ EXERCISES = (
             "held = x.clamp(0, high) needs high.detach(), and 0 as a tensor: x.new_zeros(()).",
         ),
     ),
+    # Passes, too: high is None, as low and high are None together.
     Exercise(
-        id="13.2",
-        title="a range that runs",
-        difficulty="easy",
-        minutes=10,
-        answer=running_range,
-        cases=_padded,
+        id="13.2", title="a range that runs",
+        difficulty="easy", minutes=10, answer=running_range, cases=_padded,
         checks=(Invariant("wider than any real entry: padding has moved it", _only_real),),
         mistakes=(
             Mistake("padding has a say in it: choose the real positions first, x[mask.bool()]",
@@ -206,13 +201,10 @@ EXERCISES = (
             "and high alike.",
         ),
     ),
+    # Passes, too: t with the other sign: rounding is odd, so p changes its sign as well.
     Exercise(
-        id="13.3",
-        title="a range per feature after all",
-        difficulty="hard",
-        minutes=15,
-        answer=folded_product,
-        cases=_features,
+        id="13.3", title="a range per feature after all",
+        difficulty="hard", minutes=15, answer=folded_product, cases=_features,
         mistakes=(
             Mistake("W is rounded before it is scaled, so its rows are no integers any more",
                     _scaled_afterwards),
