@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
+from torch.nn.utils import parametrize
 from torch.nn.utils.prune import BasePruningMethod
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
@@ -95,6 +96,19 @@ def keep_hooks(old: nn.Module, new: nn.Module) -> nn.Module:
         getattr(new, name).update(getattr(old, name))
     new._is_full_backward_hook = old._is_full_backward_hook
     return new
+
+
+def own_class(module: nn.Module) -> nn.Module:
+    """Give a parametrized module a class of its own, before a parametrization comes or goes.
+
+    ``parametrize`` keeps its properties on a class that ``copy.deepcopy`` shares between copies; a
+    change to one copy would reach into the others.
+    """
+    cls = type(module)
+    if parametrize.is_parametrized(module):
+        keep = {k: v for k, v in vars(cls).items() if k not in ("__dict__", "__weakref__")}
+        module.__class__ = type(cls.__name__, cls.__bases__, keep)
+    return module
 
 
 def is_experts(module: nn.Module) -> bool:

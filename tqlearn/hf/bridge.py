@@ -32,6 +32,7 @@ from .loading import (
     plant,
     refuse_misplaced,
     refuse_unused,
+    settle,
     uproot,
 )
 from .sealing import compare_config, guard_saving, seal_of, stored_in
@@ -93,6 +94,7 @@ class TqlearnQuantizer(HfQuantizer):
         """Refuse a file that lacks codes, scales or cores; transformers would make them up."""
         config = self.verdict and self.verdict.result()  # or the refusal of a damaged file
         uproot(model, self.fresh)
+        settle(model)
         state = model.state_dict(keep_vars=True)
         marked = {name for name, t in state.items() if getattr(t, "_is_hf_initialized", False)}
         loaded = marked | {
