@@ -360,6 +360,12 @@ def judged(folder):
     return record
 
 
+def commit():
+    """Return the commit that this script ran from, marked where files differ from it."""
+    words = ["git", "-C", str(HERE), "describe", "--always", "--dirty", "--abbrev=12"]
+    return subprocess.run(words, capture_output=True, text=True).stdout.strip() or None
+
+
 def row(record):
     cells = record["cells"]
     metrics = {plan: found["outcome"] for plan, found in cells.items()}
@@ -383,7 +389,8 @@ def main():
                 study(name, args.folder / name, plans)
     read(args.folder)
     records = [judged(args.folder / name) for name in names]
-    write("architectures", None, [row(r) for r in records], args, architectures=records)
+    rows = [row(record) for record in records]
+    write("architectures", None, rows, args, commit=commit(), architectures=records)
     counts = {}
     for record in records:
         for plan, found in record["cells"].items():

@@ -27,6 +27,7 @@ from ..storage.layout import LISTENERS, attach_layout, rebuild
 from ..storage.specs import parse, refuse
 from .attention import attention_kind
 from .loading import (
+    guard_dtype,
     names_here,
     other_sizes,
     plant,
@@ -148,6 +149,8 @@ def carry(model: nn.Module) -> None:
     """Let ``save_pretrained`` of a model that got a layout ask us for the header, in place."""
     if isinstance(model, PreTrainedModel):
         guard_saving(type(model))
+        for cls in {type(part) for part in model.modules() if isinstance(part, PreTrainedModel)}:
+            guard_dtype(cls)
         config = TqlearnConfig(model.config.quantization_config["layout"])
         model.hf_quantizer = TqlearnQuantizer(config, pre_quantized=True)
 
