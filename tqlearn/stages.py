@@ -111,6 +111,7 @@ class Cores(nn.Module):
 
     order: int
     dense_like: type[nn.Module] | None = None  # GPT-2's Conv1D, where one was in this place
+    noted: tuple[str, ...] = ()  # names of what the model has put on the layer in this place
 
     @property
     def is_frozen(self) -> bool:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from ..kinds import freeze_like
+from ..kinds import freeze_like, relink
 from ..quantizers.inputs import PLACES, place
 from ..registry import RESIZED, build, registered_name, resize, size_of, spec_of
 from ..sparsity.blocks import tie
@@ -86,6 +86,7 @@ def rebuild(model: nn.Module, layout: dict) -> nn.Module:
     """
     require_version(layout)
     shared, wanted = ties(model), declared(model, layout.get("untied", ()))
+    swapped: dict[nn.Module, nn.Module] = {}
     for name, entry in sorted(layout["modules"].items(), key=lambda item: item[0].count(".")):
         above, _, last = name.rpartition(".")
         try:
@@ -104,6 +105,7 @@ def rebuild(model: nn.Module, layout: dict) -> nn.Module:
                 place(old, last, new)
             elif name:
                 new = freeze_like(old, new) if isinstance(new, Cores) else new
+                swapped[old] = new
                 place_module(model, name, new)
             old = new
         if "sizes" in entry:
@@ -127,6 +129,7 @@ def rebuild(model: nn.Module, layout: dict) -> nn.Module:
                 else:
                     frozen = is_frozen(old, key) and not isinstance(stage, Packed)
                     put(old, key, stage.requires_grad_(False) if frozen else stage)
+    relink(model, swapped)
     retie(retie(model, shared), wanted, plain=False)
     return tie(model)
 

@@ -120,9 +120,8 @@ def bake(model: nn.Module, *, dense: bool = False) -> nn.Module:
     if dense:
         made = {}
         for name, module in list(plain.named_modules()):
+            lift(module)
             if isinstance(module, Cores):
                 made[name] = module.dense().train(module.training)
-            else:
-                lift(module)
         replace(plain, made)
     return attach_layout(plain)
