@@ -227,3 +227,29 @@ def test_a_half_model_is_one_whatever_its_scales_are_in(edits, tmp_path):
     assert again.dtype == again(IDS).logits.dtype == torch.bfloat16
     assert torch.equal(again(IDS).logits, student(IDS).logits)
     assert student.float().dtype == torch.float32
+
+
+@pytest.mark.parametrize("pattern", ["*.q_proj", "text_model.*.q_proj"])
+def test_a_part_of_a_compressed_model_is_not_loaded_alone(pattern, tmp_path):
+    """Its config knew of no layout: the compressed layers came out random."""
+    model, inputs, _ = bare_models()["clip"]
+    student = tq.pack(tq.calibrate(tq.compress(model.eval(), {pattern: [tq.LSQ(4)]})))
+    assert not hasattr(model.config.text_config, "quantization_config"), "the teacher's"
+    student.save_pretrained(tmp_path / "whole")
+    with pytest.raises(ValueError, match="text_config is a part; load the whole model"):
+        tf.CLIPTextModel.from_pretrained(tmp_path / "whole")
+    if pattern == "*.q_proj":
+        with pytest.raises(ValueError, match="vision_config is a part"):
+            tf.CLIPVisionModel.from_pretrained(tmp_path / "whole")
+    else:  # in floats, as it was
+        eyes = tf.CLIPVisionModel.from_pretrained(tmp_path / "whole")
+        for name, tensor in eyes.named_parameters():
+            assert torch.equal(tensor, model.get_parameter(f"vision_model.{name}"))
+    again = tf.CLIPModel.from_pretrained(tmp_path / "whole")
+    with torch.no_grad():
+        assert torch.equal(again(**inputs)[0], student(**inputs)[0])
+    tq.bake(again).save_pretrained(tmp_path / "plain")
+    assert "tqlearn" not in (tmp_path / "plain" / "config.json").read_text()
+    words = tf.CLIPTextModel.from_pretrained(tmp_path / "plain")
+    wanted = student.text_model.encoder.layers[0].self_attn.q_proj.weight
+    assert torch.equal(words.encoder.layers[0].self_attn.q_proj.weight, wanted)

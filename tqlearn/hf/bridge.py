@@ -42,9 +42,20 @@ METHOD = "tqlearn"
 
 
 class TqlearnConfig(QuantizationConfigMixin):
-    """What config.json says of a compressed model; ``layout`` is ``tqlearn.describe`` as JSON."""
+    """What config.json says of a compressed model; ``layout`` is ``tqlearn.describe`` as JSON.
 
-    def __init__(self, layout: str = "", quant_method: str = METHOD, **_: object) -> None:
+    Args:
+        part: stands in a part's own config, such as "text_config": alone it is not what was saved.
+    """
+
+    def __init__(
+        self, layout: str = "", quant_method: str = METHOD, part: str = "", **_: object
+    ) -> None:
+        if part:
+            raise ValueError(
+                f"the folder holds a compressed model of which {part} is a part; load the whole "
+                "model with its own class and take the part from it"
+            )
         parse(layout, "config.json")
         self.quant_method, self.layout = quant_method, layout
 

@@ -162,6 +162,7 @@ def attach_layout(model: nn.Module) -> nn.Module:
         if layout["modules"]:
             line = json.dumps(layout, separators=(",", ":"))
             config.quantization_config = {"quant_method": "tqlearn", "layout": line}
+            _mark_parts(model, layout)
             guard_resizing(model)
             for listener in list(LISTENERS):  # the first one may bring others
                 listener(model)
@@ -173,10 +174,31 @@ def attach_layout(model: nn.Module) -> nn.Module:
     return model
 
 
+def _parts(model: nn.Module) -> dict[str, object]:
+    """Return the configs of a model's parts, such as ``text_config``, by name."""
+    found = {
+        name: getattr(model.config, name, None) for name in getattr(model.config, "sub_configs", ())
+    }
+    return {name: config for name, config in found.items() if hasattr(config, "to_dict")}
+
+
+def _mark_parts(model: nn.Module, layout: dict) -> None:
+    """Let a part with compressed layers be refused where it is loaded without the whole."""
+    owners: dict[int, str] = {}
+    for name, module in model.named_modules():
+        owners.setdefault(id(getattr(module, "config", None)), f"{name}.")
+    for part, config in _parts(model).items():
+        front = owners.get(id(config), "")
+        if any(name.startswith(front) for name in layout["modules"]):
+            config.quantization_config = {"quant_method": "tqlearn", "part": part}
+
+
 def _unmark(model: nn.Module) -> None:
     """Take away what ``from_pretrained`` left on a model that is compressed no more, in place."""
+    configs = [getattr(module, "config", model) for module in model.modules()]
     for module in model.modules():
         for name in ("is_quantized", "quantization_method", "hf_quantizer"):
             vars(module).pop(name, None)
+    for config in (*configs, *_parts(model).values()):
         for name in ("quantization_config", "_is_quantized"):
-            vars(getattr(module, "config", model)).pop(name, None)
+            vars(config).pop(name, None)
