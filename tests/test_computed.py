@@ -212,6 +212,14 @@ def test_a_weight_can_be_halved_and_doubled(edit, stages, packed):
             assert torch.equal(student[0].weight.detach(), before)
 
 
+def test_two_kinds_of_computed_weights_in_one_call_keep_both_gradients():
+    """MobileBERT puts two tables into one torch.cat."""
+    net = nn.Sequential(nn.Linear(8, 4, bias=False), nn.Linear(4, 8, bias=False))
+    student = tq.calibrate(tq.compress(net, {"0": [tq.LSQ(4)], "1": [tq.LowRank(rank=2)]}))
+    torch.cat([student[0].weight.t(), student[1].weight]).square().sum().backward()
+    assert all(p.grad is not None and p.grad.any() for p in student.parameters())
+
+
 def test_an_array_of_a_computed_weight_is_read_only():
     student = tq.calibrate(tq.compress(nn.Sequential(layer()), {"0": [tq.LSQ(4)]}))
     for net in (student, tq.pack(student), nn.Sequential(factored(tq.TT(rank=2)))):

@@ -48,6 +48,8 @@ class Computed(Tensor):
 
     @classmethod
     def __torch_function__(cls, func, types, args=(), kwargs=None):
+        if any(hasattr(kind, "numbers") for kind in types):
+            return NotImplemented  # a deferred weight makes its numbers first, with their gradients
         with torch._C.DisableTorchFunctionSubclass():
             if func in READS or func in LOOKS:
                 return func(*args, **(kwargs or {}))
