@@ -344,3 +344,11 @@ def test_frozen_stays_frozen(edits, frozen, tmp_path):
         biases = [on for name, on in learns.items() if "bias" in name]
         assert weights and all(on == (frozen != "weight") for on in weights), learns
         assert biases and all(on == (frozen != "bias") for on in biases), learns
+
+
+def test_a_pruned_conv1d_is_one_again_once_it_is_baked_dense():
+    net = nn.Sequential(Conv1D(12, 8))
+    student = tq.compress(net, {"0": [tq.BlockPrune((4, 4))]})
+    plain, x = tq.bake(student, dense=True), torch.randn(3, 8)
+    assert type(plain[0]) is Conv1D and plain[0].weight.shape == net[0].weight.shape
+    assert_close(plain(x), student(x))

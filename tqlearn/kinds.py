@@ -46,6 +46,14 @@ def linear_of(module: nn.Module) -> nn.Module:
     return linear
 
 
+def conv1d_of(linear: nn.Linear) -> nn.Module:
+    """Return a linear layer that stands for a Conv1D as the Conv1D that it was."""
+    new = linear.dense_like(linear.out_features, linear.in_features).train(linear.training)
+    new.weight = nn.Parameter(linear.weight.detach().T.contiguous(), linear.weight.requires_grad)
+    new.bias = linear.bias
+    return new
+
+
 def computes_as(module: nn.Module, kind: type[nn.Module]) -> bool:
     """Say whether a subclass with a forward of its own gives what ``kind`` gives, bit for bit or
     nearly: tried on a copy with random weights.

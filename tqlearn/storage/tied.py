@@ -109,7 +109,7 @@ def place_module(model: nn.Module, name: str, new: nn.Module) -> None:
         if isinstance(new, Cores):
             new.noted = tuple(noted)
         keep_hooks(old, new)
-    if is_conv1d(old) and isinstance(new, Cores):
+    if is_conv1d(old) and isinstance(new, Cores | nn.Linear):
         new.dense_like = type(old)
     if isinstance(old, nn.Embedding) and hasattr(new, "wrap"):
         new.wrap(old)

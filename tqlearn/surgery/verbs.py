@@ -8,6 +8,7 @@ import warnings
 
 from torch import nn
 
+from ..kinds import conv1d_of
 from ..quantizers.inputs import lift
 from ..sparsity.blocks import tie
 from ..stages import Cores
@@ -123,5 +124,7 @@ def bake(model: nn.Module, *, dense: bool = False) -> nn.Module:
             lift(module)
             if isinstance(module, Cores):
                 made[name] = module.dense().train(module.training)
+            elif isinstance(module, nn.Linear) and hasattr(module, "dense_like"):
+                made[name] = conv1d_of(module)
         replace(plain, made)
     return attach_layout(plain)
