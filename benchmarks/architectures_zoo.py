@@ -210,7 +210,7 @@ def build(name: str) -> tuple[torch.nn.Module, dict]:
         model.generation_config.decoder_start_token_id = 1
     with torch.no_grad():
         for parameter in model.parameters():
-            if not parameter.requires_grad:  # tables of sines, which no file holds
+            if not parameter.requires_grad or not parameter.numel():  # such as tables of sines
                 continue
             if float(parameter.abs().max()) < 1e-3:
                 parameter.normal_(std=0.1)

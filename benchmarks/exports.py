@@ -49,6 +49,7 @@ from common import parser, write
 import tqlearn as tq
 import tqlearn.hf  # noqa: F401  (a compressed model of transformers saves its layout)
 from tqlearn.sparsity.blocks import BlockMask
+from tqlearn.writing import write as write_file
 
 PLANS = {name: ALL[name] for name in ("4 bits", "inputs", "2:4", "trains", "pairs")}
 PLANS |= {name: ALL[name] for name in ("products", "blocks")} | {
@@ -232,7 +233,7 @@ def main():
                 if args.again or plan not in record["cells"]:
                     found = entry(name, plan, place / plan.replace(" ", "_").replace(":", "_"))
                     record["cells"][plan] = found
-                    (place / "cells.json").write_text(json.dumps(record, indent=1))
+                    write_file(place / "cells.json", json.dumps(record, indent=1))
                     print(f"{name:34} {plan:12} {found['outcome']} ",
                           found.get("reason") or f"{found['error']:.1e}", flush=True)  # fmt: skip
     records = [done(args.folder / name) for name in names]

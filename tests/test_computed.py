@@ -1,6 +1,7 @@
 """Weights that are computed: looks at them, products with them, and where a write goes."""
 
 import copy
+import io
 
 import pytest
 import torch
@@ -133,6 +134,146 @@ def test_a_write_is_masked_and_quantized_anew(edits, how, packed):
     assert torch.equal(again[0].weight, new)
 
 
+def added(values, d):
+    torch.add(values, d, out=values)
+
+
+def row_by_row(values, d):
+    for row, more in zip(values, d, strict=True):
+        row.add_(more)
+
+
+FUNCTIONS = {  # ways that no method of the whole weight tells
+    "out=": added,
+    "foreach": lambda w, d: torch._foreach_add_([w], [d]),
+    "rows of an iterator": row_by_row,
+    "unbind": lambda w, d: [row.add_(more) for row, more in zip(w.unbind(), d, strict=True)],
+    "ravel": lambda w, d: w.data.ravel().add_(d.flatten()),
+    "torch.transpose": lambda w, d: torch.transpose(w.data, 0, 1).add_(d.T),
+    "torch.chunk": lambda w, d: [
+        part.add_(more) for part, more in zip(torch.chunk(w, 2), d.chunk(2), strict=True)
+    ],
+    "swapaxes": lambda w, d: w.data.swapaxes(0, 1).add_(d.T),
+    "as_strided": lambda w, d: torch.as_strided(w, (w.numel(),), (1,)).add_(d.flatten()),
+    "a vector of parameters": lambda w, d: nn.utils.vector_to_parameters((w + d).flatten(), [w]),
+    "addcmul_": lambda w, d: w.addcmul_(d, torch.ones_like(d)),
+}
+
+
+@pytest.mark.parametrize("how", FUNCTIONS)
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_whatever_function_writes(how, packed, mode):
+    student = tq.calibrate(tq.compress(nn.Sequential(layer()), {"0": [tq.LSQ(8)]})).eval()
+    student = tq.pack(student) if packed else student
+    before, delta = student[0].weight.detach().clone(), 0.5 * torch.randn(36, 24)
+    with mode():
+        FUNCTIONS[how](student[0].weight, delta)
+    assert_close(student[0].weight.detach(), before + delta, atol=0.03, rtol=0)
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_writes_that_an_activation_or_a_start_makes(packed):
+    student = tq.calibrate(tq.compress(nn.Sequential(layer()), {"0": [tq.LSQ(8)]}))
+    student = tq.pack(student) if packed else student
+    nn.init.constant_(student[0].weight, 0.5)
+    assert_close(student[0].weight.detach(), torch.full((36, 24), 0.5), atol=0.01, rtol=0)
+    with torch.no_grad():
+        student[0].weight.copy_(torch.randn(36, 24))
+        F.relu(student[0].weight, inplace=True)
+    assert student[0].weight.min() == 0 < student[0].weight.max()
+
+
+@pytest.mark.parametrize("write", [added, row_by_row, lambda w, d: w.data.view(-1).add_(1)])
+@pytest.mark.parametrize("edit", STRUCTURES, ids=repr)
+def test_no_function_writes_into_a_product_of_cores(edit, write):
+    new = factored(edit)
+    with torch.no_grad(), pytest.raises(RuntimeError, match=r"tqlearn.bake\(model, dense=True\)"):
+        write(new.weight, torch.randn(36, 24))
+    with pytest.raises(RuntimeError, match="product of its cores"):
+        new.weight = nn.Parameter(torch.zeros(36, 24))
+
+
+@pytest.mark.parametrize("edit", STRUCTURES, ids=repr)
+@pytest.mark.parametrize("stages", [[], [tq.LSQ(4)], [tq.TwoFour(pad=True), tq.SAWB(4)]], ids=repr)
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_weight_can_be_halved_and_doubled(edit, stages, packed):
+    """RWKV does, between training and evaluation; no code moves."""
+    for edits in ([edit, *stages], stages):
+        if edits:
+            student = tq.calibrate(tq.compress(nn.Sequential(layer()), {"0": edits}))
+            student = tq.pack(student) if packed else student
+            before = student[0].weight.detach().clone()
+            with torch.no_grad():
+                student[0].weight.div_(2)
+            assert torch.equal(student[0].weight.detach(), before / 2)
+            with torch.no_grad():
+                student[0].weight.mul_(2)
+            assert torch.equal(student[0].weight.detach(), before)
+
+
+def test_two_kinds_of_computed_weights_in_one_call_keep_both_gradients():
+    """MobileBERT puts two tables into one torch.cat."""
+    net = nn.Sequential(nn.Linear(8, 4, bias=False), nn.Linear(4, 8, bias=False))
+    student = tq.calibrate(tq.compress(net, {"0": [tq.LSQ(4)], "1": [tq.LowRank(rank=2)]}))
+    torch.cat([student[0].weight.t(), student[1].weight]).square().sum().backward()
+    assert all(p.grad is not None and p.grad.any() for p in student.parameters())
+
+
+def test_an_array_of_a_computed_weight_is_read_only():
+    student = tq.calibrate(tq.compress(nn.Sequential(layer()), {"0": [tq.LSQ(4)]}))
+    for net in (student, tq.pack(student), nn.Sequential(factored(tq.TT(rank=2)))):
+        with pytest.raises(ValueError, match="read-only"):
+            net[0].weight.detach().numpy()[0] = 0
+
+
+def test_no_other_tensor_in_the_place_of_a_computed_one():
+    student = tq.calibrate(tq.compress(nn.Sequential(layer()), {"0": [tq.LSQ(4)]}))
+    for net in (student, tq.pack(student)):
+        for wrong in (
+            lambda net=net: setattr(net[0], "weight", nn.Parameter(torch.zeros(36, 24))),
+            lambda net=net: net[0].register_parameter("weight", nn.Parameter(torch.zeros(2))),
+            lambda net=net: delattr(net[0], "weight"),
+        ):
+            with pytest.raises(ValueError, match=r"weight.data.copy_, or call tqlearn.bake"):
+                wrong()
+        net[0].register_parameter("mine", nn.Parameter(torch.zeros(2)))
+    plain = tq.bake(student)[0]
+    plain.weight = nn.Parameter(torch.zeros(36, 24))
+    assert not plain(torch.ones(1, 24)).sub(plain.bias).any()
+
+
+@pytest.mark.parametrize("edits", [[tq.LSQ(4)], [tq.TT(rank=2)], [tq.TT(rank=2), tq.LSQ(4)]])
+@pytest.mark.parametrize("packed", [False, True])
+def test_freezing_a_computed_weight_freezes_what_is_behind(edits, packed):
+    student = tq.calibrate(tq.compress(nn.Sequential(layer()), {"0": edits}))
+    student = tq.pack(student) if packed else student
+    student[0].weight.requires_grad_(False)
+    assert not tq.unpack(student)[0].weight.requires_grad and student[0].bias.requires_grad
+    student[0].weight.requires_grad = True
+    thawed = tq.unpack(student)
+    thawed(torch.randn(3, 24)).square().sum().backward()
+    assert all(p.grad is not None for p in thawed.parameters())
+
+
+def test_a_hook_that_would_see_one_look_alone_is_refused():
+    student = tq.calibrate(tq.compress(nn.Sequential(layer()), {"0": [tq.LSQ(4)]}))
+    with pytest.raises(RuntimeError, match="parametrizations.weight.original"):
+        student[0].weight.register_hook(lambda grad: 0 * grad)
+
+
+def test_a_computed_weight_is_copied_and_pickled_alone():
+    student = tq.calibrate(tq.compress(nn.Sequential(layer()), {"0": [tq.LSQ(4)]}))
+    for net in (student, tq.pack(student), nn.Sequential(factored(tq.TT(rank=2)))):
+        weight, file = net[0].weight, io.BytesIO()
+        torch.save(weight, file)
+        file.seek(0)
+        for new in (copy.deepcopy(weight), torch.load(file)):
+            assert type(new) is torch.Tensor and torch.equal(new, weight)
+            new.detach().zero_()
+        assert weight.any()
+
+
 def test_a_small_write_keeps_a_learned_scale():
     student = tq.calibrate(tq.compress(nn.Sequential(layer()), {"0": [tq.LSQ(4)]}))
     scale = student[0].parametrizations.weight[0].scale
@@ -140,7 +281,7 @@ def test_a_small_write_keeps_a_learned_scale():
     before = scale.item()  # as if it had learned: nearer than LSQ's own start
     student[0].weight.data.mul_(1.001)
     assert scale.item() == before
-    student[0].weight.data.mul_(3)
+    student[0].weight.data.copy_(3 * layer().weight)
     anew = tq.quantizers.LSQ(4).calibrate(student[0].parametrizations.weight.original)
     assert scale.item() == anew.scale.item() > 2 * before
 

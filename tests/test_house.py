@@ -30,7 +30,8 @@ PINS = environment.read_pins(ROOT / "requirements.lock")
 
 ROWS = [  # DESIGN: who may import whom; a room imports only what stands in rows before its own
     {"arguments", "extras", "writing"},
-    {"shapes", "registry", "computed", "kinds", "precision"},
+    {"shapes", "registry", "computed", "steps", "kinds", "precision"},
+    {"deferred", "guarded"},
     {"stages", "averages"},
     {"factors", "quantizers", "sparsity", "distill", "data"},
     {"storage", "models"},

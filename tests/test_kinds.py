@@ -292,6 +292,34 @@ def test_forward_hooks_are_carried_over(edit):
     assert len(seen) == 1
 
 
+@pytest.mark.parametrize("edit", [tq.TT(rank=4), tq.LowRank(rank=2), tq.Kronecker(1), tq.LSQ(4)])
+def test_what_a_model_has_put_on_a_layer_goes_all_the_way(edit, tmp_path):
+    """Hooks, notes and lists beside the tree of modules: compressed, baked dense, loaded."""
+
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first = nn.Linear(8, 8)
+            self.first.number = 7
+            self.first.register_forward_hook(lambda *_: None)
+            self.beside, self.table = [self.first], {"words": (self.first,)}
+
+        def forward(self, x):
+            return self.beside[0](x) + self.table["words"][0](x)
+
+    torch.manual_seed(0)
+    student = tq.calibrate(tq.compress(Model(), {"first": [edit]})).eval()
+    tq.save(student, tmp_path / "net.safetensors")
+    loaded = tq.load(Model(), tmp_path / "net.safetensors").eval()
+    x = torch.randn(3, 8)
+    for model in (student, tq.bake(student, dense=True), loaded):
+        assert_close(model(x), 2 * student.first(x))
+        assert model.beside[0] is model.first is model.table["words"][0]
+        assert model.first.number == 7 and len(model.first._forward_hooks) == 1
+    plain = tq.bake(student, dense=True).first
+    assert type(plain) is nn.Linear and set(vars(plain)) == set(vars(Model().first))
+
+
 def test_quantized_inputs_before_a_structure_are_refused():
     with pytest.raises(ValueError, match="put TT first in the plan"):
         tq.compress(nn.Sequential(nn.Linear(8, 8)), {"0": [tq.Inputs(tq.LSQ(8)), tq.TT(rank=2)]})
@@ -316,3 +344,11 @@ def test_frozen_stays_frozen(edits, frozen, tmp_path):
         biases = [on for name, on in learns.items() if "bias" in name]
         assert weights and all(on == (frozen != "weight") for on in weights), learns
         assert biases and all(on == (frozen != "bias") for on in biases), learns
+
+
+def test_a_pruned_conv1d_is_one_again_once_it_is_baked_dense():
+    net = nn.Sequential(Conv1D(12, 8))
+    student = tq.compress(net, {"0": [tq.BlockPrune((4, 4))]})
+    plain, x = tq.bake(student, dense=True), torch.randn(3, 8)
+    assert type(plain[0]) is Conv1D and plain[0].weight.shape == net[0].weight.shape
+    assert_close(plain(x), student(x))

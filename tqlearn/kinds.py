@@ -3,11 +3,13 @@ way of an edit.
 """
 
 import copy
+import inspect
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
+from torch.nn.utils import parametrize
 from torch.nn.utils.prune import BasePruningMethod
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
@@ -22,6 +24,7 @@ HOOKS = (
     *("_forward_pre_hooks_with_kwargs", "_forward_hooks_with_kwargs"),
     "_forward_hooks_always_called",
 )
+TREE = frozenset(vars(nn.Module()))  # what torch itself keeps: children, parameters, hooks
 OPTIONS = ("max_norm", "scale_grad_by_freq", "sparse")  # of nn.Embedding
 
 
@@ -41,6 +44,14 @@ def linear_of(module: nn.Module) -> nn.Module:
     linear.weight = nn.Parameter(module.weight.detach().T.contiguous(), requires_grad=learns)
     linear.bias = module.bias
     return linear
+
+
+def conv1d_of(linear: nn.Linear) -> nn.Module:
+    """Return a linear layer that stands for a Conv1D as the Conv1D that it was."""
+    new = linear.dense_like(linear.out_features, linear.in_features).train(linear.training)
+    new.weight = nn.Parameter(linear.weight.detach().T.contiguous(), linear.weight.requires_grad)
+    new.bias = linear.bias
+    return new
 
 
 def computes_as(module: nn.Module, kind: type[nn.Module]) -> bool:
@@ -95,6 +106,47 @@ def keep_hooks(old: nn.Module, new: nn.Module) -> nn.Module:
         getattr(new, name).update(getattr(old, name))
     new._is_full_backward_hook = old._is_full_backward_hook
     return new
+
+
+def noted_on(module: nn.Module) -> list[str]:
+    """Return the names of what a model has noted on a layer of torch, such as its number."""
+    plain = {*TREE, *inspect.signature(type(module).__init__).parameters}
+    own = [name for name in vars(module) if name not in plain]
+    return [name for name in own if not name.startswith(("_", "tqlearn_"))]
+
+
+def relink(model: nn.Module, swapped: dict[nn.Module, nn.Module]) -> None:
+    """Let lists, tuples and dicts that hold a replaced module beside the tree hold the new one."""
+
+    def with_new(value: object) -> object:
+        if isinstance(value, nn.Module):
+            return swapped.get(value, value)
+        if type(value) in (list, tuple):
+            parts = [with_new(part) for part in value]
+            same = all(a is b for a, b in zip(parts, value, strict=True))
+            return value if same else type(value)(parts)
+        if type(value) is dict:
+            parts = {key: with_new(part) for key, part in value.items()}
+            return value if all(parts[key] is value[key] for key in value) else parts
+        return value
+
+    for module in model.modules():
+        own = vars(module)
+        for name in [name for name in own if name not in TREE]:
+            own[name] = with_new(own[name])
+
+
+def own_class(module: nn.Module) -> nn.Module:
+    """Give a parametrized module a class of its own, before a parametrization comes or goes.
+
+    ``parametrize`` keeps its properties on a class that ``copy.deepcopy`` shares between copies; a
+    change to one copy would reach into the others.
+    """
+    cls = type(module)
+    if parametrize.is_parametrized(module):
+        keep = {k: v for k, v in vars(cls).items() if k not in ("__dict__", "__weakref__")}
+        module.__class__ = type(cls.__name__, cls.__bases__, keep)
+    return module
 
 
 def is_experts(module: nn.Module) -> bool:

@@ -5,8 +5,7 @@ first. ``factors``, ``quantizers`` and ``sparsity`` know each other only through
 asks a stage what it can do and not of which class it is.
 """
 
-from collections.abc import Iterable, Sequence
-from functools import partial
+from collections.abc import Sequence
 from itertools import takewhile
 from math import sqrt
 
@@ -15,19 +14,10 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from .computed import Computed, Product, count_reads
-from .kinds import require_editable
-from .precision import is_finite, widened
-
-
-def is_quantizer(module: nn.Module) -> bool:
-    """Say whether a module has what a quantizer has: bits, a scale, codes and calibrate."""
-    return all(hasattr(module, name) for name in ("bits", "scale", "codes", "calibrate"))
-
-
-def is_mask(module: nn.Module) -> bool:
-    """Say whether a module is a mask: it can tell which numbers of a weight stay."""
-    return hasattr(module, "mask_for")
+from .deferred import Product, refuse_write
+from .guarded import is_mask, is_quantizer, put
+from .kinds import own_class, require_editable
+from .precision import is_finite
 
 
 def chain_of(module: nn.Module, name: str = "weight") -> list[nn.Module]:
@@ -83,19 +73,6 @@ def mask_of(module: nn.Module, name: str = "weight") -> Bool[Tensor, "..."] | No
     return found
 
 
-def own_class(module: nn.Module) -> nn.Module:
-    """Give a parametrized module a class of its own, before a parametrization comes or goes.
-
-    ``parametrize`` keeps its properties on a class that ``copy.deepcopy`` shares between copies; a
-    change to one copy would reach into the others.
-    """
-    cls = type(module)
-    if parametrize.is_parametrized(module):
-        keep = {k: v for k, v in vars(cls).items() if k not in ("__dict__", "__weakref__")}
-        module.__class__ = type(cls.__name__, cls.__bases__, keep)
-    return module
-
-
 def attach(module: nn.Module, name: str, stage: nn.Module) -> None:
     """Put a stage (mask, quantizer) on one tensor of a module, behind those that it carries.
 
@@ -110,59 +87,6 @@ def attach(module: nn.Module, name: str, stage: nn.Module) -> None:
         )
     stage = stage.to(original).train(module.training)
     put(module, name, stage if original.requires_grad else stage.requires_grad_(False))
-
-
-class _Guarded(property):
-    """A tensor behind stages whose reader may also write."""
-
-
-def put(module: nn.Module, name: str, stage: nn.Module) -> None:
-    """Register a stage as it is; what is written into the tensor later goes through ``write``."""
-    parametrize.register_parametrization(own_class(module), name, stage, unsafe=True)
-    plain = vars(type(module))[name]
-    if not isinstance(plain, _Guarded):
-
-        def values(self: nn.Module) -> Tensor:
-            chain, home = self.parametrizations[name], partial(write, self, name)
-            count_reads(chain)
-            kept = parametrize._cache_enabled  # within ``cached`` every look gives the same tensor
-            if hasattr(chain[-1], "shown") and not kept:
-                return chain[-1].shown(chain.original, home)
-            return plain.fget(self) if kept else Computed.of(plain.fget(self), home)
-
-        setattr(type(module), name, _Guarded(values, lambda self, new: write(self, name, new)))
-
-
-@torch.no_grad()
-def write(module: nn.Module, name: str, values: Float[Tensor, "..."]) -> None:
-    """Make values the tensor behind the stages, which mask and quantize it anew; packed codes, too.
-
-    So an adapter can be merged into a compressed layer.
-    """
-    chain, values = module.parametrizations[name], values.detach()
-    if not values.is_meta and torch.equal(chain().to(values), values):
-        return  # RWKV divides its weights by one: what is behind them stays
-    if hasattr(chain[-1], "take"):
-        chain.original = chain[-1].take(values)
-    else:
-        chain.original.copy_(values)
-        fit(chain, values)
-
-
-def fit(stages: Iterable[nn.Module], x: Float[Tensor, "..."]) -> None:
-    """Let calibrated quantizers of a chain start anew from a tensor where that is nearer."""
-    for stage in stages:
-        if is_quantizer(stage) and not torch.isnan(stage.scale).any():
-            kept = {name: t.clone() for name, t in stage.state_dict().items()}
-            before = _missed(stage, x)
-            stage.calibrate(x)
-            if not _missed(stage, x) < before:
-                stage.load_state_dict(kept)
-        x = stage(x)
-
-
-def _missed(stage: nn.Module, x: Tensor) -> Tensor:
-    return (widened(stage(x)) - widened(x)).square().sum()
 
 
 def is_frozen(module: nn.Module, name: str) -> bool:
@@ -187,6 +111,7 @@ class Cores(nn.Module):
 
     order: int
     dense_like: type[nn.Module] | None = None  # GPT-2's Conv1D, where one was in this place
+    noted: tuple[str, ...] = ()  # names of what the model has put on the layer in this place
 
     @property
     def is_frozen(self) -> bool:
@@ -207,6 +132,25 @@ class Cores(nn.Module):
         Nothing is multiplied out before its numbers are needed, and nothing is stored or saved.
         """
         return Product.of(self)
+
+    @weight.setter
+    def weight(self, new: Tensor) -> None:
+        refuse_write(self)
+
+    @weight.deleter
+    def weight(self) -> None:
+        refuse_write(self)
+
+    @property
+    def left(self) -> list[str]:
+        """The cores that every part of the product has one of: scaled, they scale the weight."""
+        return ["core_0"]
+
+    def register_parameter(self, name: str, param: nn.Parameter | None) -> None:
+        """Register a core or a bias, as torch does; the weight is no parameter."""
+        if name == "weight":
+            refuse_write(self)
+        super().register_parameter(name, param)
 
     def product(self) -> Float[Tensor, "rows columns"]:
         """Return the dense weight with the gradients of its cores."""

@@ -155,3 +155,17 @@ def test_a_tied_bias_stays_tied():
     untied.decoder.weight = nn.Parameter(model.words.weight.detach().clone())
     new = tq.compress(untied, {"decoder": [tq.TT(rank=2)]})
     assert new.bias is new.decoder.bias and type(new.decoder).__name__ == "TTLinear"
+
+
+def test_many_shared_tensors_in_one_file(tmp_path):
+    """A header of safetensors has no order, and the digest of a layout counts what is shared."""
+
+    def twins():
+        torch.manual_seed(0)
+        net = nn.Sequential(*(nn.Linear(4, 4) for _ in range(6)))
+        return nn.Sequential(net, net)
+
+    student = tq.pack(tq.calibrate(tq.compress(twins(), {"*": [tq.LSQ(4)]})))
+    tq.save(student, tmp_path / "net.safetensors")
+    loaded, x = tq.load(twins(), tmp_path / "net.safetensors"), torch.randn(3, 4)
+    assert torch.equal(loaded(x), student(x)) and loaded[0] is loaded[1]

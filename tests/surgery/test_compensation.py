@@ -183,3 +183,11 @@ def test_layers_of_one_input_share_its_hessian(monkeypatch):
     found = tq.compensate(tq.calibrate(student), [batch])
     assert len(found) == 12 and len(made) == 8
     assert not grid.uncalibrated(student)
+
+
+def test_sums_of_half_floats_do_not_overflow():
+    torch.manual_seed(0)
+    model, x = nn.Sequential(nn.Linear(16, 8)), 100 * torch.randn(512, 16)
+    half = tq.calibrate(tq.compress(model.half(), {"0": [tq.LSQ(4)]}))
+    ((nearest, compensated),) = tq.compensate(half, [x.half()]).values()
+    assert half[0].weight.isfinite().all() and 0 < compensated < nearest

@@ -42,6 +42,11 @@ class KroneckerCores(Cores):
         cores = self.cores
         return list(zip(cores[::2], cores[1::2], strict=True))
 
+    @property
+    def left(self) -> list[str]:
+        """The left factor of every product."""
+        return [f"core_{k}" for k in range(0, self.order, 2)]
+
     def product(self) -> Float[Tensor, "rows columns"]:
         """Return the dense weight with the gradients of its factors."""
         return kronecker_dense(self.factors)

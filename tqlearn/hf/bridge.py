@@ -27,11 +27,13 @@ from ..storage.layout import LISTENERS, attach_layout, rebuild
 from ..storage.specs import parse, refuse
 from .attention import attention_kind
 from .loading import (
+    guard_dtype,
     names_here,
     other_sizes,
     plant,
     refuse_misplaced,
     refuse_unused,
+    settle,
     uproot,
 )
 from .sealing import compare_config, guard_saving, seal_of, stored_in
@@ -40,9 +42,20 @@ METHOD = "tqlearn"
 
 
 class TqlearnConfig(QuantizationConfigMixin):
-    """What config.json says of a compressed model; ``layout`` is ``tqlearn.describe`` as JSON."""
+    """What config.json says of a compressed model; ``layout`` is ``tqlearn.describe`` as JSON.
 
-    def __init__(self, layout: str = "", quant_method: str = METHOD, **_: object) -> None:
+    Args:
+        part: stands in a part's own config, such as "text_config": alone it is not what was saved.
+    """
+
+    def __init__(
+        self, layout: str = "", quant_method: str = METHOD, part: str = "", **_: object
+    ) -> None:
+        if part:
+            raise ValueError(
+                f"the folder holds a compressed model of which {part} is a part; load the whole "
+                "model with its own class and take the part from it"
+            )
         parse(layout, "config.json")
         self.quant_method, self.layout = quant_method, layout
 
@@ -93,6 +106,7 @@ class TqlearnQuantizer(HfQuantizer):
         """Refuse a file that lacks codes, scales or cores; transformers would make them up."""
         config = self.verdict and self.verdict.result()  # or the refusal of a damaged file
         uproot(model, self.fresh)
+        settle(model)
         state = model.state_dict(keep_vars=True)
         marked = {name for name, t in state.items() if getattr(t, "_is_hf_initialized", False)}
         loaded = marked | {
@@ -146,6 +160,8 @@ def carry(model: nn.Module) -> None:
     """Let ``save_pretrained`` of a model that got a layout ask us for the header, in place."""
     if isinstance(model, PreTrainedModel):
         guard_saving(type(model))
+        for cls in {type(part) for part in model.modules() if isinstance(part, PreTrainedModel)}:
+            guard_dtype(cls)
         config = TqlearnConfig(model.config.quantization_config["layout"])
         model.hf_quantizer = TqlearnQuantizer(config, pre_quantized=True)
 

@@ -9,6 +9,7 @@ from difflib import get_close_matches
 import torch
 from torch import nn
 
+from ..precision import Fine
 from ..quantizers.inputs import PLACES
 from ..registry import RESIZED, build
 from ..storage.checks import OURS
@@ -159,3 +160,43 @@ def uproot(model: nn.Module, fresh: dict[str, str]) -> None:
         layer._modules.clear()  # a plain Linear or Embedding has none of its own
         for name in [name for name in layer._parameters if OURS.search(name)]:
             del layer._parameters[name]
+
+
+ALIGNED = 64  # bytes, as torch allocates on a processor
+
+
+def settle(model: nn.Module) -> None:
+    """Give floats that lie in a mapped file at an odd place memory of their own, in place.
+
+    Some kernels take another way through such memory and round otherwise: the same numbers would
+    not give the same outputs to the bit.
+    """
+    for tensor in (*model.parameters(), *model.buffers()):
+        if tensor.device.type == "cpu" and tensor.is_floating_point():
+            if tensor.data_ptr() % ALIGNED:
+                tensor.data = tensor.data.clone()
+
+
+def guard_dtype(cls: type) -> None:
+    """Let the models of a class tell the type of their weights, not that of scales on them.
+
+    transformers asks the first parameter, and writes its type into config.json; scales and clips
+    are in float32 whatever the model is in.
+    """
+    plain = cls.dtype
+    if hasattr(plain.fget, "tqlearn_guard"):
+        return
+
+    def dtype(self) -> torch.dtype:
+        for module in self.modules():
+            if isinstance(module, Fine):
+                if hasattr(module, "dtype"):
+                    return module.dtype
+                continue
+            for parameter in module._parameters.values():
+                if parameter is not None and parameter.is_floating_point():
+                    return parameter.dtype
+        return plain.fget(self)
+
+    dtype.tqlearn_guard = True
+    cls.dtype = property(dtype)

@@ -4,8 +4,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..computed import recomputing
 from ..registry import register
+from ..steps import recomputing
 from .grid import Quantizer
 from .rounding import fake_quantize, positive
 

@@ -158,6 +158,8 @@ class BlockPrune:
         chains = getattr(module, "parametrizations", {})
         for stage in chains["weight"] if "weight" in chains else ():
             what = "quantized" if is_quantizer(stage) else "masked"
+            if not (is_quantizer(stage) or is_mask(stage)):
+                what = f"computed by {type(stage).__name__.strip('_')}"
             raise ValueError(
                 f"the weight is {what} already; put BlockPrune first in the plan, or call "
                 "tqlearn.bake(model) before"

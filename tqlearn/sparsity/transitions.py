@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ..computed import recomputing
 from ..registry import register
+from ..steps import recomputing
 
 
 @register

@@ -4,9 +4,8 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_map
 
-from ..computed import VIEWS, Computed, Deferred, plain_numbers, writes
+from ..deferred import Deferred
 
 
 class Coded(Deferred):
@@ -17,11 +16,11 @@ class Coded(Deferred):
 
     _stage: torch.nn.Module
     _codes: Tensor
-    _home: Callable[[Tensor], None]
+    _home: Callable[..., None]
     _whole: Tensor | None = None  # once somebody looks at it to write, as ``Computed`` has it
 
     @staticmethod
-    def of(stage: torch.nn.Module, codes: Tensor, home: Callable[[Tensor], None]) -> Tensor:
+    def of(stage: torch.nn.Module, codes: Tensor, home: Callable[..., None]) -> Tensor:
         """Return the weight of a stage that has ``shape``, ``dtype`` and ``rows``."""
         new = Tensor._make_wrapper_subclass(
             Coded, stage.shape, dtype=stage.dtype, device=codes.device
@@ -31,7 +30,16 @@ class Coded(Deferred):
 
     def numbers(self) -> Tensor:
         """Decode all."""
-        return self._stage(self._codes) if self._whole is None else Tensor.detach(self._whole)
+        return self._stage(self._codes) if self._whole is None else self._whole._whole
+
+    def home(self, values: Tensor | None = None, learns: bool | None = None) -> None:
+        """Take new values, or whether they shall learn, to the codes."""
+        self._home(values, learns=learns)
+
+    def shown(self) -> Tensor:
+        """Return the same numbers to every reader, one of whom may write."""
+        self._whole = super().shown() if self._whole is None else self._whole
+        return self._whole
 
     def looked_up(
         self, ids: Tensor, max_norm: float | None = None, **options: object
@@ -40,20 +48,3 @@ class Coded(Deferred):
         if max_norm is not None or self._whole is not None:  # written into: the codes are old
             return None
         return self._stage.rows(self._codes, ids)
-
-    @classmethod
-    def _other(cls, func: Callable, args: tuple, kwargs: dict) -> object:
-        if func in OWN and isinstance(args[0], Coded):
-            w = args[0]
-            w._whole = Computed.of(w.numbers(), w._home) if w._whole is None else w._whole
-            return OWN[func](w._whole, *tree_map(plain_numbers, args[1:]), **kwargs)
-        return super()._other(func, args, kwargs)
-
-
-OWN = {
-    getattr(Tensor, name): getattr(Computed, name)
-    for name in (*filter(writes, dir(Tensor)), *VIEWS)
-}
-for _name in ("data", "T", "mT"):
-    OWN[getattr(Tensor, _name).__get__] = getattr(Computed, _name).fget
-OWN[Tensor.data.__set__] = Computed.data.fset

@@ -39,7 +39,7 @@ def state_of(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, str]]:
             found[name] = tensor.contiguous()
         else:
             others[name] = first
-    return found, others
+    return found, dict(sorted(others.items()))  # a header has no order
 
 
 def save(model: nn.Module, path: str | Path) -> Path:
@@ -80,7 +80,7 @@ def load(model: nn.Module, path: str | Path) -> nn.Module:
     tensors, notes = read(path)
     if "tqlearn" not in notes:
         raise ValueError(f"{path} has no tqlearn layout; it was not written by tqlearn.save")
-    others = {k: v for k, v in notes.items() if k not in ("format", "tqlearn", KEY)}
+    others = {k: notes[k] for k in sorted(notes) if k not in ("format", "tqlearn", KEY)}
     config = verify(tensors, [notes], notes["tqlearn"] + str(others))
     layout = parse(notes["tqlearn"], str(path))
     check(layout, tensors, model.state_dict())

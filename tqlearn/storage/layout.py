@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from ..arguments import require_model
-from ..kinds import freeze_like
+from ..kinds import freeze_like, relink
 from ..quantizers.inputs import PLACES, place
 from ..registry import RESIZED, build, registered_name, resize, size_of, spec_of
 from ..sparsity.blocks import tie
@@ -92,6 +92,7 @@ def rebuild(model: nn.Module, layout: dict) -> nn.Module:
         raise TypeError(f"a layout is what describe returns, got {str(layout)[:60]!r}")
     require_version(layout)
     shared, wanted = ties(model), declared(model, layout.get("untied", ()))
+    swapped: dict[nn.Module, nn.Module] = {}
     for name, entry in sorted(layout["modules"].items(), key=lambda item: item[0].count(".")):
         above, _, last = name.rpartition(".")
         try:
@@ -110,6 +111,7 @@ def rebuild(model: nn.Module, layout: dict) -> nn.Module:
                 place(old, last, new)
             elif name:
                 new = freeze_like(old, new) if isinstance(new, Cores) else new
+                swapped[old] = new
                 place_module(model, name, new)
             old = new
         if "sizes" in entry:
@@ -133,6 +135,7 @@ def rebuild(model: nn.Module, layout: dict) -> nn.Module:
                 else:
                     frozen = is_frozen(old, key) and not isinstance(stage, Packed)
                     put(old, key, stage.requires_grad_(False) if frozen else stage)
+    relink(model, swapped)
     retie(retie(model, shared), wanted, plain=False)
     return tie(model)
 
@@ -165,6 +168,7 @@ def attach_layout(model: nn.Module) -> nn.Module:
         if layout["modules"]:
             line = json.dumps(layout, separators=(",", ":"))
             config.quantization_config = {"quant_method": "tqlearn", "layout": line}
+            _mark_parts(model, layout)
             guard_resizing(model)
             for listener in list(LISTENERS):  # the first one may bring others
                 listener(model)
@@ -176,10 +180,31 @@ def attach_layout(model: nn.Module) -> nn.Module:
     return model
 
 
+def _parts(model: nn.Module) -> dict[str, object]:
+    """Return the configs of a model's parts, such as ``text_config``, by name."""
+    found = {
+        name: getattr(model.config, name, None) for name in getattr(model.config, "sub_configs", ())
+    }
+    return {name: config for name, config in found.items() if hasattr(config, "to_dict")}
+
+
+def _mark_parts(model: nn.Module, layout: dict) -> None:
+    """Let a part with compressed layers be refused where it is loaded without the whole."""
+    owners: dict[int, str] = {}
+    for name, module in model.named_modules():
+        owners.setdefault(id(getattr(module, "config", None)), f"{name}.")
+    for part, config in _parts(model).items():
+        front = owners.get(id(config), "")
+        if any(name.startswith(front) for name in layout["modules"]):
+            config.quantization_config = {"quant_method": "tqlearn", "part": part}
+
+
 def _unmark(model: nn.Module) -> None:
     """Take away what ``from_pretrained`` left on a model that is compressed no more, in place."""
+    configs = [getattr(module, "config", model) for module in model.modules()]
     for module in model.modules():
         for name in ("is_quantized", "quantization_method", "hf_quantizer"):
             vars(module).pop(name, None)
+    for config in (*configs, *_parts(model).values()):
         for name in ("quantization_config", "_is_quantized"):
-            vars(getattr(module, "config", model)).pop(name, None)
+            vars(config).pop(name, None)

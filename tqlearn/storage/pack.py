@@ -9,11 +9,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from ..kinds import own_class
 from ..quantizers.grid import require_calibrated
 from ..shapes import packed_bytes
 from ..sparsity.blocks import BlockMask, RowMask
 from ..sparsity.nm import NMMask
-from ..stages import is_frozen, is_quantizer, mask_of, own_class, put, strip
+from ..stages import is_frozen, is_quantizer, mask_of, put, strip
 from .packed import Packed
 from .packed_nm import PackedNM
 from .tied import retie, ties

@@ -12,12 +12,12 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
 
 from ..computed import Computed
+from ..guarded import fit
 from ..precision import Fine
 from ..quantizers.grid import Quantizer, decode, grid_is_a_scale
 from ..quantizers.rounding import positive
 from ..registry import build, register, spec_of
 from ..shapes import packed_bytes
-from ..stages import fit
 from .coded import Coded
 from .codes import CHUNK, WORD, look_up, pack_bits, unpack_bits
 

@@ -4,9 +4,9 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from ..guarded import fit
 from ..registry import build, register, spec_of
 from ..sparsity.nm import NMMask, grouped, ungrouped
-from ..stages import fit
 from .codes import pack_bits, unpack_bits
 from .packed import Packed
 

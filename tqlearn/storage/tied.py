@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from ..kinds import is_conv1d
+from ..kinds import is_conv1d, keep_hooks, noted_on, relink
 from ..stages import Cores
 
 TABLES = "all_tied_weights_keys", "_tied_weights_keys"  # {tied: source}, of transformers' models
@@ -91,16 +91,25 @@ def retie(model: nn.Module, groups: list[list[Place]], plain: bool = True) -> nn
 
 def replace(model: nn.Module, made: dict[str, nn.Module]) -> nn.Module:
     """Put new modules in the places of others, in place; what these share with others stays so."""
-    groups = ties(model)
+    groups, swapped = ties(model), {}
     for name, new in made.items():
+        swapped[model.get_submodule(name)] = new
         place_module(model, name, new)
+    relink(model, swapped)
     return retie(model, groups)
 
 
 def place_module(model: nn.Module, name: str, new: nn.Module) -> None:
     """Put a module in every place where the one of that name stands."""
     old = model.get_submodule(name)
-    if is_conv1d(old) and isinstance(new, Cores):
+    if isinstance(old, Cores) != isinstance(new, Cores):
+        noted = old.noted if isinstance(old, Cores) else noted_on(old)
+        for key in [key for key in noted if not hasattr(new, key)]:
+            setattr(new, key, getattr(old, key))
+        if isinstance(new, Cores):
+            new.noted = tuple(noted)
+        keep_hooks(old, new)
+    if is_conv1d(old) and isinstance(new, Cores | nn.Linear):
         new.dense_like = type(old)
     if isinstance(old, nn.Embedding) and hasattr(new, "wrap"):
         new.wrap(old)

@@ -17,6 +17,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ..arguments import require, require_model
+from ..precision import widened
 from ..quantizers.calibration import checked_batches, real, run_hooked
 from ..quantizers.grid import Quantizer, require_calibrated
 from ..sparsity.nm import NMMask, nm_mask
@@ -234,7 +235,7 @@ def _hessian(model: nn.Module, layer: nn.Linear, batches: list) -> Tensor:
 
     def look(_: nn.Module, inputs: tuple) -> None:
         nonlocal seen
-        x = real(inputs[0], masks).flatten(0, -2)
+        x = widened(real(inputs[0], masks).flatten(0, -2))
         seen += len(x)
         if len(x):
             mean.add_(((x.T @ x).double() / len(x) - mean), alpha=len(x) / seen)

@@ -9,6 +9,7 @@ import warnings
 from torch import nn
 
 from ..arguments import require, require_model, require_numbers
+from ..kinds import conv1d_of
 from ..quantizers.inputs import lift
 from ..sparsity.blocks import tie
 from ..stages import Cores
@@ -124,9 +125,10 @@ def bake(model: nn.Module, *, dense: bool = False) -> nn.Module:
     if dense:
         made = {}
         for name, module in list(plain.named_modules()):
+            lift(module)
             if isinstance(module, Cores):
                 made[name] = module.dense().train(module.training)
-            else:
-                lift(module)
+            elif isinstance(module, nn.Linear) and hasattr(module, "dense_like"):
+                made[name] = conv1d_of(module)
         replace(plain, made)
     return attach_layout(plain)

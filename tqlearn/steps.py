@@ -1,0 +1,23 @@
+"""One update per training step, however often a step computes or reads the same thing."""
+
+import torch
+
+
+def recomputing() -> bool:
+    """Say whether this forward pass is one that gradient checkpointing repeats within backward.
+
+    What follows batches has moved in the first one already: one update per step.
+    """
+    if torch.compiler.is_compiling():
+        return False
+    return torch._C._current_graph_task_id() != -1  # as torch.utils.checkpoint itself asks
+
+
+def count_reads(chain: torch.nn.Module) -> None:
+    """Tell stages that run after their weight whether it is still what they have seen last."""
+    if torch.compiler.is_compiling():
+        return
+    for stage in chain:
+        if hasattr(type(stage), "read_before"):
+            now = chain.original.data_ptr(), chain.original._version
+            stage.read_before, stage._stamp = now == getattr(stage, "_stamp", None), now
