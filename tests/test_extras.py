@@ -21,20 +21,11 @@ from tqlearn.lab import environment
 PACKAGE = Path(tqlearn.__file__).parent
 ROOT = PACKAGE.parent
 NEEDS = re.compile(r"(tqlearn[\w.]*) needs (\w+), which is not installed: "
-                   r"pip install 'tqlearn\[(hf|lab)\]'")  # fmt: skip
+                   r"pip install 'tqlearn\[(hf|lab|ship)\]'")  # fmt: skip
 CORE_ROOMS = {  # all that torch is enough for
-    *("averages", "computed", "distill", "extras", "factors", "kinds", "models", "precision"),
-    *(
-        "data",
-        "quantizers",
-        "registry",
-        "shapes",
-        "sparsity",
-        "stages",
-        "storage",
-        "surgery",
-        "writing",
-    ),
+    *("arguments", "averages", "computed", "data", "deferred", "distill", "extras", "factors"),
+    *("guarded", "kinds", "models", "precision", "quantizers", "registry", "shapes", "sparsity"),
+    *("stages", "steps", "storage", "surgery", "writing"),
 }
 WALK = """
 import importlib, io, json, pkgutil, runpy, sys
@@ -105,7 +96,7 @@ def doors():
     inside = [*PACKAGE.glob("hf/*.py"), *PACKAGE.glob("recipes/*.py"), *PACKAGE.glob("lab/**/*.py")]
     names = [".".join(f.relative_to(ROOT).with_suffix("").parts) for f in inside]
     names = sorted(name for name in names if not name.endswith("__init__"))
-    assert "torch" in kept and not kept & (extras.HF | extras.LAB)
+    assert "torch" in kept and not kept & (extras.HF | extras.LAB | extras.SHIP)
     command = [sys.executable, "-c", WALK, " ".join({*kept, "tqlearn"}), json.dumps(names)]
     env = os.environ | {"PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, env=env, capture_output=True, text=True)
@@ -124,14 +115,15 @@ def test_the_core_opens_and_works(doors):
 
 
 def test_every_other_door_says_what_to_install(doors):
-    """Also of modules below a package that does not open; [lab] in the lab, [hf] elsewhere."""
+    """Also of modules below a package that does not open; by the extra that its room belongs to."""
     for name, (kind, words) in doors.items():
         if not kind or name == "user":
             continue
         said = NEEDS.search(words)
         assert said and kind in ("ModuleNotFoundError", "ImportError", "SystemExit"), (name, words)
         room = name.removeprefix("-m ").removeprefix("tqlearn.").split(".")[0]
-        assert said[3] == ("lab" if room in ("lab", "to_tensorly") else "hf"), (name, words)
+        extra = {"lab": "lab", "to_tensorly": "lab", "export": "ship"}.get(room, "hf")
+        assert said[3] == extra, (name, words)
     assert "datasets" in doors["tq.data"][1] and "transformers" in doors["tqlearn.hf"][1]
     shut = {name for name, (kind, _) in doors.items() if kind}
     some = "hf.joint lab.plots lab.ledger lab.student lab.teach recipes.qtc teachers".split()
@@ -160,7 +152,7 @@ def test_the_table_ends_with_the_way_to_what_is_missing(monkeypatch, capsys):
 
 
 def test_every_guest_belongs_to_the_extra_that_is_named():
-    """All that the package imports, at the top or in a function, is in one of the two lists."""
+    """All that the package imports, at the top or in a function, is in one of the three lists."""
     tops, guests = distributions(), set()
     for file in PACKAGE.rglob("*.py"):
         for node in ast.walk(ast.parse(file.read_text())):
@@ -168,16 +160,11 @@ def test_every_guest_belongs_to_the_extra_that_is_named():
             if isinstance(node, ast.ImportFrom) and not node.level:
                 names = [node.module]
             guests |= {name.split(".")[0] for name in names}
-    guests -= sys.stdlib_module_names | {
-        "tqlearn",
-        "torch",
-        "jaxtyping",
-        "safetensors",
-        "numpy",
-        "msvcrt",
-    }
-    assert guests == extras.HF | extras.LAB, "a guest is in neither list, or is none any more"
-    for extra, listed in (("hf", extras.HF), ("lab", extras.LAB)):
+    core = {"tqlearn", "torch", "jaxtyping", "safetensors", "numpy", "msvcrt"}
+    guests -= sys.stdlib_module_names | core
+    listed = extras.HF | extras.LAB | extras.SHIP
+    assert guests == listed, "a guest is in no list, or is none any more"
+    for extra, listed in (("hf", extras.HF), ("lab", extras.LAB), ("ship", extras.SHIP)):
         brought = {canonicalize_name(name) for name in environment.needed("tqlearn", [extra])}
         for name in listed:
             assert importlib.util.find_spec(name), name

@@ -15,6 +15,7 @@ LAB = frozenset(
     ("IPython", "anywidget", "ipywidgets", "nbclient", "nbformat", "packaging", "plotly", "psutil",
      "tensorly", "traitlets")
 )  # fmt: skip
+SHIP = frozenset(("compressed_tensors", "onnx", "onnxscript"))
 
 
 class SayWhatToInstall:
@@ -27,11 +28,11 @@ class SayWhatToInstall:
         Raises:
             ModuleNotFoundError: a module of tqlearn asks for a package of an extra.
         """
-        if name in HF or name in LAB:
+        if name in HF | LAB | SHIP:
             asking, *above = _asking()
             if asking.split(".")[0] == "tqlearn":
                 lab = any(f"{one}.".startswith("tqlearn.lab.") for one in (asking, *above))
-                extra = "lab" if lab or name in LAB else "hf"
+                extra = "ship" if name in SHIP else "lab" if lab or name in LAB else "hf"
                 words = f"which is not installed: pip install 'tqlearn[{extra}]'"
                 raise ModuleNotFoundError(f"{asking} needs {name}, {words}", name=name)
         return None

@@ -20,6 +20,7 @@ from ..storage.files import state_of
 from ..storage.layout import describe
 from ..storage.packed import Packed
 from ..surgery import bake, pack
+from ..writing import folder_beside, write
 from .grids import Weight, weight_of
 
 METHOD = "compressed-tensors"
@@ -76,12 +77,8 @@ def to_compressed_tensors(model: nn.Module, folder: Path) -> Path:
     """
     require_transformers(model, METHOD)
     refuse_inputs(model, METHOD)
-    try:
-        from compressed_tensors.compressors.pack_quantized.helpers import pack_to_int32
-    except ImportError as error:
-        raise ImportError(
-            f"a folder of {METHOD} needs that package: pip install 'tqlearn[ship]'"
-        ) from error
+    from compressed_tensors.compressors.pack_quantized.helpers import pack_to_int32
+
     weights = _weights(pack(model))
     plain = bake(model)
     if left := describe(plain)["modules"]:
@@ -103,11 +100,11 @@ def to_compressed_tensors(model: nn.Module, folder: Path) -> Path:
         "config_groups": {f"group_{i}": group for i, group in enumerate(groups.values())},
         "ignore": [],
     }  # fmt: skip
-    folder.mkdir(parents=True, exist_ok=True)
-    save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
-    (folder / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
-    if getattr(plain, "generation_config", None) is not None:
-        plain.generation_config.save_pretrained(folder)
+    with folder_beside(folder) as new:
+        save_file(state, new / "model.safetensors", metadata={"format": "pt"})
+        write(new / "config.json", json.dumps(config, indent=2, sort_keys=True) + "\n")
+        if getattr(plain, "generation_config", None) is not None:
+            plain.generation_config.save_pretrained(new)
     return folder
 
 

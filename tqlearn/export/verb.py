@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from ..surgery import pack
+from ..writing import folder_beside
 
 TARGETS = ("onnx", "compressed-tensors", "dense")
 LARGE = 1_900_000_000  # bytes: one file of ONNX ends at 2 GiB, what is larger has a second one
@@ -67,13 +68,9 @@ def to_onnx(
     model: nn.Module, path: Path, inputs: object, axes: Mapping[str, Mapping[int, str]]
 ) -> Path:
     """See ``export``."""
-    try:
-        import onnx
-        import onnxscript  # noqa: F401  (torch's exporter is written in it)
-    except ImportError as error:
-        raise ImportError(
-            f"an export to ONNX needs {error.name}: pip install 'tqlearn[ship]'"
-        ) from error
+    import onnx
+    import onnxscript  # noqa: F401  (torch's exporter is written in it)
+
     from .lowering import Lowering
     from .tracing import axes_of, lined_up, opened, traced
 
@@ -90,10 +87,10 @@ def to_onnx(
     chosen = axes_of(given) | dict(axes)
     trace = traced(packed, twice(given, chosen), by_name, chosen)
     done = Lowering(trace, weights, roundings).run()
-    path.parent.mkdir(parents=True, exist_ok=True)
     size = sum(len(tensor.raw_data) for tensor in done.graph.initializer)
     apart = {"save_as_external_data": True, "location": f"{path.name}.data"} if size > LARGE else {}
-    onnx.save(done, str(path), **apart)
+    with folder_beside(path.parent) as new:  # with its second file, if there is one
+        onnx.save(done, str(new / path.name), **apart)
     return path
 
 

@@ -15,6 +15,7 @@ from torch import nn
 from ..stages import Cores, is_quantizer
 from ..storage.packed import Packed
 from ..storage.report import rows_of
+from ..writing import write
 
 MARK = "<!-- tqlearn writes this card anew at each save; without this line it leaves it alone -->"
 BLANK = "This model card has been automatically generated"  # transformers', when it has no other
@@ -30,8 +31,7 @@ def write_card(model: nn.Module, folder: str | Path) -> Path | None:
     file = Path(folder) / "README.md"
     if file.is_file() and not is_ours(file):
         return None
-    file.write_text(card(model, folder), encoding="utf-8")
-    return file
+    return write(file, card(model, folder))
 
 
 def remove_card(folder: str | Path) -> None:
