@@ -31,8 +31,9 @@ nbformat.write(nb, path)
 
 
 def run(*command: str | Path, **options) -> str:
-    """Run a command without our source on its path; return what it printed."""
-    env = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    """Run a command without our source on its path, and with no ledger but its own."""
+    ours = "PYTHONPATH", "TQLEARN_LEDGER"
+    env = {name: value for name, value in os.environ.items() if name not in ours}
     done = subprocess.run([*map(str, command)], env=env, capture_output=True, text=True, **options)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout

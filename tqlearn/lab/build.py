@@ -18,6 +18,7 @@ import subprocess
 import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from unittest.mock import patch
 
 import nbformat
 import plotly.io
@@ -96,8 +97,8 @@ def build(path: Path) -> Usage:
     """Run one notebook, store it, and return what the run has cost."""
     nb = nbformat.read(path, as_version=4)
     with TemporaryDirectory() as fresh:  # as for a reader who begins here
-        os.environ["TQLEARN_LEDGER"] = str(Path(fresh) / "ledger.json")
-        usage = execute(nb, path.parent)
+        with patch.dict(os.environ, TQLEARN_LEDGER=str(Path(fresh) / "ledger.json")):
+            usage = execute(nb, path.parent)
     clean(nb)
     seconds = max(1, round(usage.scaled(speed())))  # of the processor that the cap is for
     spent = f"about {seconds} CPU-seconds, {usage.peak_bytes / 2**30:.1f} GiB"

@@ -21,6 +21,7 @@ from functools import reduce
 from operator import and_, ge, gt, le, lt
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from unittest.mock import patch
 
 import nbformat
 
@@ -120,7 +121,7 @@ def watched(path: Path, setting: dict[str, str], shift: int = 0, begin: int = 0)
     with TemporaryDirectory() as folder:
         file = Path(folder) / "watch.jsonl"
         file.touch()
-        os.environ.update({FILE: str(file), "TQLEARN_LEDGER": str(Path(folder) / "ledger.json")})
+        ours = {FILE: str(file), "TQLEARN_LEDGER": str(Path(folder) / "ledger.json")}
         begins = next((cell for index, cell in code if index >= begin), None) if shift else None
         for index, cell in code:
             if tagged(cell, "nbval-check-output"):
@@ -129,13 +130,8 @@ def watched(path: Path, setting: dict[str, str], shift: int = 0, begin: int = 0)
                 cell.source = prelude + mark + ast.unparse(tree)
             if cell is begins:
                 cell.source = f"{prelude}shift_seeds({shift})\n{cell.source}"
-        before = {name: os.environ.get(name) for name in setting}
-        os.environ.update(setting)
-        try:
+        with patch.dict(os.environ, ours | setting):
             execute(nb, path.parent)
-        finally:
-            for name, value in before.items():
-                os.environ.pop(name) if value is None else os.environ.update({name: value})
         return _numbered(json.loads(line) for line in file.read_text().splitlines())
 
 
