@@ -102,10 +102,14 @@ def flops(model: nn.Module, ids: torch.Tensor) -> int:
 
 @torch.inference_mode()
 def seconds(models: dict[str, nn.Module], batches: list[dict], repeats: int) -> dict[str, float]:
-    """Return the median seconds that each model takes for all batches.
+    """Return the median seconds that each model takes for all batches."""
+    return {name: statistics.median(t) for name, t in timings(models, batches, repeats).items()}
 
-    Interleaved, after one repeat for warm-up.
-    """
+
+def timings(
+    models: dict[str, nn.Module], batches: list[dict], repeats: int
+) -> dict[str, list[float]]:
+    """Return the seconds of each repeat; models take turns, after one turn for warm-up."""
     times: dict[str, list[float]] = {name: [] for name in models}
     for repeat in range(repeats + 1):
         for name, model in models.items():
@@ -114,14 +118,17 @@ def seconds(models: dict[str, nn.Module], batches: list[dict], repeats: int) -> 
                 model(**batch)
             if repeat:
                 times[name].append(time.perf_counter() - begin)
-    return {name: statistics.median(values) for name, values in times.items()}
+    return times
 
 
 def rows_of(models: dict[str, nn.Module], batch: int, tokens: int, threads: int, repeats: int):
-    """Time all contestants at one size; return their rows."""
+    """Time all contestants at one size; return their rows.
+
+    A speed-up is the median over turns: what slows the machine for a while slows both of a turn.
+    """
     torch.set_num_threads(threads)
     ids = torch.randint(0, 1000, (batch, tokens))
-    found, rows = seconds(models, [{"input_ids": ids}], repeats), []
+    found, rows = timings(models, [{"input_ids": ids}], repeats), []
     whole = flops(models["dense"], ids)
     for name, model in models.items():
         metrics = {"threads": threads, "batch": batch, "tokens": tokens}
@@ -129,7 +136,9 @@ def rows_of(models: dict[str, nn.Module], batch: int, tokens: int, threads: int,
             metrics["parameters"] = sum(p.numel() for p in model.parameters())
             metrics["flops"] = round(whole / flops(model, ids), 3)
         role = "peer" if name in PEERS else "student"
-        speed = {"seconds": found[name], "speedup": found["dense"] / found[name]}
+        ratios = [slow / fast for slow, fast in zip(found["dense"], found[name], strict=True)]
+        took = statistics.median(found[name])
+        speed = {"seconds": took, "speedup": statistics.median(ratios)}
         rows.append(
             {
                 "model": f"{name}, {batch} x {tokens}, {threads} threads",
@@ -138,7 +147,7 @@ def rows_of(models: dict[str, nn.Module], batch: int, tokens: int, threads: int,
                 "speed": {k: float(f"{v:.4g}") for k, v in speed.items()},
             }
         )
-        print(f"{rows[-1]['model']:<40} {found[name] * 1e3:9.1f} ms {speed['speedup']:6.2f}x")
+        print(f"{rows[-1]['model']:<40} {took * 1e3:9.1f} ms {speed['speedup']:6.2f}x")
     return rows
 
 
