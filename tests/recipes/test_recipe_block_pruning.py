@@ -251,7 +251,8 @@ def test_behaviour_and_filling():
     print(near, gains, losses)
     assert sum(near) / 3 >= -1
     assert sum(gains) / 6 > 5
-    assert all(after < before for before, after in losses)
+    before, after = (sum(side) / 3 for side in zip(*losses, strict=True))
+    assert after < 0.8 * before, "one seed may be near its best already"
 
 
 def test_the_command(tmp_path, few_rows):
