@@ -187,6 +187,19 @@ def test_compacted_then_quantized_and_packed_folders_in_a_new_process(tmp_path):
         assert torch.equal(torch.load(folder / "outputs.pt"), wanted), folder
 
 
+def test_a_single_silent_head_is_more_than_rounding():
+    """What ``assert_same`` lets pass is less than any head of a first layer says."""
+    for name in CASES:
+        model = made(name)
+        batch, layer = inputs(model), transformer_layers(model)[0]
+        if not hasattr(model.get_submodule(layer.value), "weight"):
+            continue  # one parameter of several projections
+        before = outputs(model, batch)
+        weight(model, layer.value)[layer.rows("value", 4)[1]] = 0
+        with pytest.raises(AssertionError):
+            assert_same(outputs(model, batch), before)
+
+
 def test_whole_groups_go():
     """One query head that speaks keeps its key, its value and the other heads of the group."""
     model = made("llama")
