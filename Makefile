@@ -70,11 +70,11 @@ test-unit test-notebooks test-browser: export OMP_NUM_THREADS = 1
 
 test-unit: $(STAMP)
 	@$(BIN)/python -m pytest -q -rs -n 2 --dist loadscope -m "not gpu and not browser and not timing"
-	@$(BIN)/python -m pytest -q -rs -m "timing and not gpu" tests
+	@$(BIN)/python -m pytest -q -rs -m "timing and not gpu" `grep -rl --include="test_*.py" mark.timing tests`
 
 test-notebooks: $(STAMP)
-	@$(BIN)/python -m pytest -q -rs -n 2 --dist loadscope --nbval-lax --nbval-current-env \
-	  --nbval-sanitize-with tests/nbval_sanitize.cfg -p tests.nbval_solutions \
+	@$(BIN)/python -m pytest -q -rs -n 2 --dist loadscope --nbval-lax -p tests.nbval_solutions \
+	  -p tests.warm --nbval-kernel-name warm --nbval-sanitize-with tests/nbval_sanitize.cfg \
 	  --nbval-cell-timeout 900 --nbval-kernel-startup-timeout 300 notebooks
 
 test-browser: $(STAMP)
@@ -99,8 +99,8 @@ test-portable: $(STAMP)
 	  export `$(BIN)/python -m tqlearn.lab.portable --env $$set` OMP_NUM_THREADS=$$threads; \
 	  $(BIN)/python -m pytest -q -n 2 --dist loadscope -m "not gpu and not browser and not timing" \
 	    $(FORMS) $(TESTS); \
-	  $(BIN)/python -m pytest -q -n 2 --dist loadscope --nbval-lax --nbval-current-env \
-	    --nbval-sanitize-with tests/nbval_sanitize.cfg --nbval-cell-timeout 900 \
+	  $(BIN)/python -m pytest -q -n 2 --dist loadscope --nbval-lax -p tests.warm \
+	    --nbval-kernel-name warm --nbval-sanitize-with tests/nbval_sanitize.cfg --nbval-cell-timeout 900 \
 	    --nbval-kernel-startup-timeout 300 $(NOTEBOOKS); \
 	  done; done
 

@@ -31,6 +31,8 @@ from jupyter_page import lab as lab
 from jupyter_page import new_page as new_page
 from jupyter_page import page as page
 from jupyter_page import tab as tab
+from warm import FRESH
+from warm import pytest_configure as pytest_configure
 
 CHECKED = 1000  # calls in one test; see ``checked``
 calls_left = CHECKED
@@ -233,7 +235,7 @@ def site() -> Path:
                     digest.update(str(file).encode() + hashlib.sha256(file.read_bytes()).digest())
         if not (stamp.is_file() and stamp.read_text() == digest.hexdigest() and out.is_dir()):
             stamp.unlink(missing_ok=True)
-            command = [sys.executable, str(root / "docs"), "--out", str(out)]
+            command = [*FRESH, str(root / "docs"), "--out", str(out)]
             run = subprocess.run(command, cwd=root, capture_output=True, text=True)
             assert run.returncode == 0, run.stdout + run.stderr
             stamp.write_text(digest.hexdigest())

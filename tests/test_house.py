@@ -19,6 +19,7 @@ from conftest import CHECKED
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
+from warm import FRESH
 
 from tqlearn.factors.svd import squares
 from tqlearn.lab import environment
@@ -361,7 +362,7 @@ def test_what_readme_and_contributing_show_runs_in_order(tmp_path):
     code += [first, "student_ = student\n", second, SAME, quantizer, AGAIN]
     (tmp_path / "all.py").write_text("".join(code))
     env = os.environ | {"PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""}
-    command = [sys.executable, "all.py"]
+    command = [*FRESH, "all.py"]
     run = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr[-3000:]
     (teacher, small, ratio, same), (smaller,) = (

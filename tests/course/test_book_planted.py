@@ -4,7 +4,6 @@ import base64
 import re
 import runpy
 import subprocess
-import sys
 from pathlib import Path
 from types import ModuleType
 
@@ -16,6 +15,7 @@ from sitekit import rooms, terms
 from sitekit.formulas import mathml
 from sitekit.links import Links
 from sitekit.stage import Stage
+from warm import FRESH
 
 from tqlearn.lab import exercises
 from tqlearn.lab.build import METADATA
@@ -53,7 +53,7 @@ def plant(tmp_path: Path, *cells, name: str = "01_planted", header: str = HEADER
 
 def command(tmp_path: Path) -> subprocess.CompletedProcess:
     """Build the planted repository's course, as on the command line."""
-    run = [sys.executable, "docs", "--course", str(tmp_path / "repo"), "--out"]
+    run = [*FRESH, "docs", "--course", str(tmp_path / "repo"), "--out"]
     return subprocess.run(
         [*run, str(tmp_path / "site")], cwd=ROOT, capture_output=True, text=True, timeout=300
     )

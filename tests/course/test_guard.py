@@ -34,11 +34,9 @@ def wrong(packed, count):
 @pytest.fixture(autouse=True)
 def _the_next_check_is_unharmed():
     names = vars(torch).copy(), vars(torch.Tensor).copy(), vars(builtins).copy()
-    alarm, interrupt, trace = (
-        signal.getsignal(signal.SIGALRM),
-        signal.getsignal(signal.SIGINT),
-        sys.gettrace(),
-    )
+    # whoever starts the tests in the background has it ignored, and nbclient ends with the default
+    interrupt = signal.signal(signal.SIGINT, signal.default_int_handler)
+    alarm, trace = signal.getsignal(signal.SIGALRM), sys.gettrace()
     yield
     assert check(ID, RIGHT).passed and check("03.4", CHEAP.answer).passed
     assert check(ID, wrong).line.startswith("FAIL 00.2 case 1 of 3: values are off by up to")
@@ -48,7 +46,8 @@ def _the_next_check_is_unharmed():
     assert (
         signal.getsignal(signal.SIGALRM) is alarm and signal.getitimer(signal.ITIMER_REAL)[0] == 0
     )
-    assert signal.getsignal(signal.SIGINT) is interrupt and sys.gettrace() is trace
+    assert signal.signal(signal.SIGINT, interrupt) is signal.default_int_handler
+    assert sys.gettrace() is trace
     assert torch.get_default_dtype() is torch.float32 and torch.is_grad_enabled()
 
 

@@ -16,6 +16,7 @@ import nbformat
 import pytest
 from conftest import require
 from test_teach import ONE, TWO, by_id, planted
+from warm import FRESH
 
 from tqlearn.lab import exercises, teach
 from tqlearn.lab.build import NOTEBOOKS
@@ -42,50 +43,18 @@ for path in sys.argv[1:]:
     MetadataValidator().validate_nb(nb)
     assert sum("nbgrader" in cell.metadata for cell in nb.cells) == int(sys.stdin.readline())
 """
-STARTED = """
-import json, os, runpy, sys
-import nbgrader.api, nbgrader.apps.nbgraderapp, nbgrader.nbgraderformat
-
-for line in sys.stdin:
-    folder, environment, words, given, log = json.loads(line)
-    if not (child := os.fork()):
-        os.chdir(folder)
-        os.environ.clear()
-        os.environ.update(environment)
-        os.dup2(os.open(given, os.O_RDONLY), 0)
-        os.dup2(os.dup2(os.open(log, os.O_WRONLY | os.O_APPEND), 1), 2)
-        sys.stdin, sys.argv = open(0, closefd=False), words[1:]
-        if words[0] == "-m":
-            runpy.run_module(words[1], run_name="__main__", alter_sys=True)
-        else:
-            exec(words[1], {"__name__": "__main__"})
-        sys.exit()
-    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
-"""
-
-
-@pytest.fixture(scope="module")
-def started():
-    """A process that has imported nbgrader, and forks for every command."""
-    require(find_spec("nbgrader"), "nbgrader is not installed: pip install 'tqlearn[teach]'")
-    require(hasattr(os, "fork"), "nbgrader's commands are forks of one process: not on Windows")
-    command = [sys.executable, "-c", STARTED]
-    with subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as process:
-        yield process
-        process.stdin.close()
 
 
 class Course:
     """An nbgrader course folder with a home of its own."""
 
-    def __init__(self, folder: Path, notebook: Path, started: subprocess.Popen):
-        self.started, self.log = started, folder / "log.txt"
+    def __init__(self, folder: Path, notebook: Path):
+        require(find_spec("nbgrader"), "nbgrader is not installed: pip install 'tqlearn[teach]'")
         self.folder, self.lesson = folder / "course", notebook.stem
         (folder / "home").mkdir()
         here = str(Path(sys.executable).parent)  # nbgrader looks for alembic on the PATH
-        clean = {name: str(folder / "home" / name) for name in os.environ if "JUPYTER" in name}
+        names = {name for name in os.environ if "JUPYTER" in name} - {"JUPYTER_PATH"}
+        clean = {name: str(folder / "home" / name) for name in names}
         mine = {
             "HOME": str(folder / "home"),
             "PATH": here + os.pathsep + os.environ["PATH"],
@@ -96,13 +65,12 @@ class Course:
         assert teach.main([str(notebook), "--out", str(self.folder)]) == 0
 
     def run(self, *command: str, text: str = "") -> str:
-        (self.folder / "given.txt").write_text(text)
-        self.log.write_text("")
-        given = [str(self.folder), self.environment, command, "given.txt", str(self.log)]
-        print(json.dumps(given), file=self.started.stdin, flush=True)
-        code = self.started.stdout.readline()
-        assert code == "0\n", self.log.read_text()
-        return self.log.read_text()
+        done = subprocess.run(
+            [*FRESH, *command], cwd=self.folder, env=self.environment, input=text,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stdout
+        return done.stdout
 
     def nbgrader(self, *command: str) -> str:
         return self.run("-m", "nbgrader", *command)
@@ -126,17 +94,17 @@ class Course:
 
     def grade(self) -> dict[str, list[float]]:
         """Learner -> points of each exercise, in order."""
-        self.nbgrader("autograde", self.lesson)
+        self.nbgrader("autograde", self.lesson, "--ExecutePreprocessor.kernel_name=warm")
         found = json.loads(self.run("-c", SCORES).splitlines()[-1])
         return {who: [grades[id] for id in sorted(grades)] for who, grades in found.items()}
 
 
 @pytest.fixture(scope="module")
-def course(tmp_path_factory, started):
+def course(tmp_path_factory):
     """The planted lesson as an assignment."""
     folder = tmp_path_factory.mktemp("planted")
     nbformat.write(planted(), folder / "00_planted.ipynb")
-    made = Course(folder, folder / "00_planted.ipynb", started)
+    made = Course(folder, folder / "00_planted.ipynb")
     made.nbgrader("generate_assignment", "00_planted")
     return made
 
@@ -240,9 +208,9 @@ def test_points_whatever_a_learner_hands_in(course):
 
 
 @pytest.mark.slow
-def test_points_in_a_real_lesson(tmp_path, started):
+def test_points_in_a_real_lesson(tmp_path):
     """Release, a parroted and a right answer of lesson 00: the rest runs from top to bottom."""
-    course = Course(tmp_path, NOTEBOOKS / f"{LESSON}.ipynb", started)
+    course = Course(tmp_path, NOTEBOOKS / f"{LESSON}.ipynb")
     course.nbgrader("generate_assignment", LESSON)
     text = "\n".join(cell.source for cell in course.notebook("release").cells)
     assert not re.search("SOLUTION|HIDDEN", text) and not any(body(e) in text for e in (ONE, TWO))

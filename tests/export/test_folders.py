@@ -4,7 +4,6 @@ import importlib.util
 import json
 import os
 import subprocess
-import sys
 
 import pytest
 import torch
@@ -12,6 +11,7 @@ from conftest import require
 from safetensors import safe_open
 from torch import nn
 from transformers import BertConfig, BertForMaskedLM, GPT2Config, GPT2LMHeadModel
+from warm import FRESH
 
 import tqlearn as tq
 
@@ -126,6 +126,6 @@ def test_in_a_process_that_never_heard_of_tqlearn(ship, tmp_path, target):
     with torch.no_grad():
         torch.save({"ids": IDS, "logits": small(IDS).logits}, tmp_path / "want.pt")
     env = os.environ | {"HF_HUB_OFFLINE": "1"}
-    command = [sys.executable, "-c", PLAIN, str(tmp_path)]
+    command = [*FRESH, "-c", PLAIN, str(tmp_path)]
     run = subprocess.run(command, capture_output=True, text=True, env=env)
     assert run.returncode == 0, run.stderr[-2000:]

@@ -2,7 +2,6 @@
 
 import copy
 import subprocess
-import sys
 
 import pytest
 import torch
@@ -20,6 +19,7 @@ from transformers import (
     ViTConfig,
     ViTForImageClassification,
 )
+from warm import FRESH
 
 import tqlearn as tq
 from tqlearn.hf import QUANTIZED, SCORES, DistillTrainer, quantize_attention
@@ -143,7 +143,7 @@ def test_a_new_process_gives_bit_equal_logits(tmp_path):
         torch.save((inputs, model(**inputs).logits.detach()), tmp_path / name / "expected.pt")
     packed = tmp_path / "packed"
     assert (packed / "model.safetensors").stat().st_size == tq.report(tq.pack(model)).file
-    run = [sys.executable, "-c", RELOAD, str(packed), str(tmp_path / "fake")]
+    run = [*FRESH, "-c", RELOAD, str(packed), str(tmp_path / "fake")]
     done = subprocess.run(run, capture_output=True, text=True)
     assert done.returncode == 0 and done.stdout.count("bit-equal") == 2, done.stderr[-2000:]
 

@@ -4,7 +4,6 @@ import copy
 import json
 import re
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -26,6 +25,7 @@ from transformers import (
     Wav2Vec2Config,
     Wav2Vec2ForSequenceClassification,
 )
+from warm import FRESH
 
 import tqlearn as tq
 import tqlearn.hf  # noqa: F401  (teaches from_pretrained)
@@ -90,7 +90,7 @@ def test_a_new_process_gives_bit_equal_logits(tmp_path):
         torch.save(student(**inputs).logits.detach(), folder / "logits.pt")
         assert (folder / "model.safetensors").stat().st_size == tq.report(student).file
     folders = [str(tmp_path / kind) for kind in FAMILIES]
-    done = subprocess.run([sys.executable, "-c", RELOAD, *folders], capture_output=True, text=True)
+    done = subprocess.run([*FRESH, "-c", RELOAD, *folders], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("bit-equal") == len(FAMILIES)
 
@@ -196,7 +196,7 @@ def test_the_minilm_student_reloads_in_a_new_process(minilm, tmp_path):
     tq.pack(student).save_pretrained(tmp_path)
     torch.save((inputs, out.intent_logits, out.slot_logits), tmp_path / "expected.pt")
     done = subprocess.run(
-        [sys.executable, "-c", RELOAD_JOINT, str(tmp_path)], capture_output=True, text=True
+        [*FRESH, "-c", RELOAD_JOINT, str(tmp_path)], capture_output=True, text=True
     )
     assert done.returncode == 0 and "bit-equal" in done.stdout, done.stderr
     sizes = tq.report(student, reference=teacher)

@@ -2,13 +2,13 @@
 
 import json
 import subprocess
-import sys
 
 import pytest
 import torch
 import transformers as tf
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+from warm import FRESH
 
 import tqlearn as tq
 import tqlearn.hf  # noqa: F401  (teaches from_pretrained)
@@ -172,7 +172,7 @@ print(type(again.bert.encoder.layer[0].attention.self.query).__name__)
 
 def test_compress_brings_the_bridge(tmp_path):
     """Without ``import tqlearn.hf``: what is saved has digests, and is read in this process."""
-    run = subprocess.run([sys.executable, "-c", WITHOUT, str(tmp_path), str(SMALL)],
+    run = subprocess.run([*FRESH, "-c", WITHOUT, str(tmp_path), str(SMALL)],
                          capture_output=True, text=True)  # fmt: skip
     assert run.returncode == 0 and run.stdout.split() == ["TTLinear"], run.stderr
     with safe_open(tmp_path / "model.safetensors", "pt") as file:

@@ -48,7 +48,11 @@ def test_check_10_silent_nodes_go_and_outputs_stay(trained, momentum):
     gone = silent["encoder.layers.0.feed_forward"]
     assert gone > 0, "training silences some, how many (about 5) is the processor's affair"
     assert pruned.model.encoder["layers"][0].feed_forward.up.out_features == 32 - gone
-    assert_close(outputs(pruned.model), outputs(trained), atol=1e-6, rtol=1e-6)
+    # sums in another order: 1.3e-6 apart at most on three instruction sets
+    assert_close(outputs(pruned.model), outputs(trained), atol=1.5e-5, rtol=0)
+    audible = outputs(prune_nodes(trained, maxima, z=0.3).model)
+    far = max((a - b).abs().max() for a, b in zip(audible, outputs(trained), strict=True))
+    assert far > 1e-3, f"nodes that do speak are missed: {far}"
     assert trained.encoder["layers"][0].feed_forward.up.out_features == 32
 
 

@@ -1,12 +1,12 @@
 """Every edit that quantizes goes the whole way: describe, save, load, pack, report and back."""
 
 import subprocess
-import sys
 
 import pytest
 import torch
 from torch import nn
 from torch.testing import assert_close
+from warm import FRESH
 
 import tqlearn as tq
 from tqlearn.quantizers.calibration import real
@@ -262,7 +262,7 @@ for edit in edits:
 @pytest.mark.slow
 def test_compiled_training_is_the_same():
     """One whole graph, in a process without the shape checks, which dynamo cannot read."""
-    done = subprocess.run([sys.executable, "-c", COMPILED], capture_output=True, text=True)
+    done = subprocess.run([*FRESH, "-c", COMPILED], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
     assert done.stdout.count("same") == 9
 

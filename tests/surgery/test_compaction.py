@@ -6,7 +6,6 @@ Spec sheet Block Pruning, acceptance checks 6 to 8 and the shapes of 11.
 import copy
 import json
 import subprocess
-import sys
 
 import pytest
 import torch
@@ -20,6 +19,7 @@ from transformers import (
     ViTConfig,
     ViTForImageClassification,
 )
+from warm import FRESH
 
 import tqlearn as tq
 import tqlearn.hf  # noqa: F401  (teaches from_pretrained)
@@ -275,7 +275,7 @@ def test_compact_quantize_save_load_in_a_new_process(tmp_path):
             with torch.no_grad():
                 states = model.base_model(**batch).last_hidden_state
             folders[folder] = logits(model, batch), states
-    command = [sys.executable, "-c", RELOAD, *map(str, folders)]
+    command = [*FRESH, "-c", RELOAD, *map(str, folders)]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
     for folder, (wanted, states) in folders.items():

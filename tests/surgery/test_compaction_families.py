@@ -3,7 +3,6 @@
 import copy
 import re
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -22,6 +21,7 @@ from anatomy_models import (
 )
 from torch import nn
 from transformers import AutoConfig, AutoModel
+from warm import FRESH
 
 import tqlearn as tq
 import tqlearn.hf  # noqa: F401  (teaches from_pretrained)
@@ -180,7 +180,7 @@ def test_compacted_then_quantized_and_packed_folders_in_a_new_process(tmp_path):
             folders[folder] = outputs(student, batch)
     here = str(Path(__file__).parent)
     done = subprocess.run(
-        [sys.executable, "-c", RELOAD, here, *map(str, folders)], capture_output=True, text=True
+        [*FRESH, "-c", RELOAD, here, *map(str, folders)], capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr[-3000:]
     for folder, wanted in folders.items():

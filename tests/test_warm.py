@@ -1,0 +1,60 @@
+"""A fork that is asked for behaves as a process that is started."""
+
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+from warm import FORKS, FRESH
+
+WAYS = [[sys.executable], FRESH]
+
+
+def run(way, *words, **options):
+    return subprocess.run([*way, *words], capture_output=True, text=True, **options)
+
+
+@pytest.mark.parametrize("code", ["0", "raise SystemExit(7)", "1 / 0", "import nothing_like_it"])
+def test_ends_alike(code):
+    cold, warm = (run(way, "-c", code) for way in WAYS)
+    assert cold.returncode == warm.returncode
+    assert cold.stderr.splitlines()[-1:] == warm.stderr.splitlines()[-1:]
+
+
+def test_sees_the_same(tmp_path):
+    """Arguments, folder, variables, input, paths; nothing of tqlearn; one thread."""
+    code = (
+        "import os, sys, threading; print(sys.argv, os.getcwd(), __name__, threading.active_count()"
+        ", os.environ['WORD'], sys.stdin.read(), sys.path[:2], sorted(os.listdir('/proc/self/fd'))"
+        " if sys.platform == 'linux' else 0, [name for name in sys.modules if 'tqlearn' in name])"
+    )
+    (tmp_path / "script.py").write_text(code)
+    (tmp_path / "package").mkdir()
+    (tmp_path / "package" / "__main__.py").write_text(code)
+    env = os.environ | {"WORD": "héllo", "PYTHONPATH": str(tmp_path / "first")}
+    for words in (["-c", code], ["script.py"], ["-m", "script"], ["-m", "package"]):
+        options = {"cwd": tmp_path, "env": env, "input": "given"}
+        cold, warm = (run(way, *words, "a", "b", **options) for way in WAYS)
+        assert cold.stdout == warm.stdout and "given" in warm.stdout, (words, warm.stderr)
+
+
+@pytest.mark.skipif(not FORKS, reason="a plain start")
+def test_signals_reach_it_and_it_ends_with_whoever_asked():
+    code = "import os, time; print(os.getpid(), flush=True); time.sleep(60)"
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGKILL):
+        with subprocess.Popen(
+            [*FRESH, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        ) as asked:
+            child = int(asked.stdout.readline())
+            asked.send_signal(number)
+            words = asked.stderr.read()  # ends when the child has ended, too
+        assert ("KeyboardInterrupt" in words) == (number == signal.SIGINT)
+        assert asked.returncode == (1 if number == signal.SIGINT else -number)
+        assert not os.path.exists(f"/proc/{child}/fd/1")
+
+
+@pytest.mark.skipif(not FORKS, reason="a plain start")
+def test_a_child_that_is_killed_is_told():
+    done = run(FRESH, "-c", "import os, signal; os.kill(os.getpid(), signal.SIGSEGV)")
+    assert done.returncode == -signal.SIGSEGV
