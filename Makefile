@@ -97,7 +97,8 @@ FORMS := $(addprefix --ignore tests/,fuzz benchmarks/test_benchmarks_fuzz.py $(a
 test-portable: $(STAMP)
 	@set -e; for set in $(SETS); do for threads in $(THREADS); do \
 	  echo "As on another processor: instruction set $$set, threads: $$threads"; \
-	  export `$(BIN)/python -m tqlearn.lab.portable --env $$set` OMP_NUM_THREADS=$$threads; \
+	  export `$(BIN)/python -m tqlearn.lab.portable --env $$set` OMP_NUM_THREADS=$$threads \
+	    OMP_WAIT_POLICY=passive; \
 	  $(BIN)/python -m pytest -q -n 2 --dist loadscope --no-loadscope-reorder \
 	    -m "not gpu and not browser and not timing" $(FORMS) $(TESTS); \
 	  $(BIN)/python -m pytest -q -n 2 --dist loadscope --nbval-lax -p tests.warm \

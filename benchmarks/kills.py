@@ -136,6 +136,8 @@ def run(folder, moment=None):
     try:
         with open(said, "w") as file, contextlib.redirect_stdout(file):
             with contextlib.redirect_stderr(io.StringIO()):
+                # the threads that load weights would look for OpenMP's, which no fork has
+                os.environ["HF_DEACTIVATE_ASYNC_LOAD"] = "1"
                 if moment:
                     die_at(*moment, folder)
                 qtc.main([*OPTIONS, "--output_dir", str(folder)])
