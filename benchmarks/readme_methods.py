@@ -12,7 +12,7 @@ from readme_recipes import METRICS
 
 RESULTS = "../benchmarks/results"  # as seen from docs/
 UNKNOWN = "not measured by us yet"
-HEAD = "| I want | take | the plan | it cost us | how |\n|---|---|---|---|---|\n"
+HEAD = "| I want | take, with this plan | it cost us |\n|---|---|---|\n"
 LISTED = re.compile(r"(?:slots|seeds:)(?: native)? (\d[\d.]*(?:, \d[\d.]*)*)")  # a score per seed
 SPANNED = re.compile(r"seeds \[([\d, ]+)\]: \w+ ([\d.]+) to ([\d.]+)")
 TASKS = {
@@ -92,10 +92,10 @@ def table(results: Path) -> str:
         cost = facts(*case.row, results) if case.row else [f"score, bytes, memory: {UNKNOWN}"]
         cost += [f"{case.missing}: {UNKNOWN}"] if case.missing else []
         recipe = case.command.split(" ")[0]
-        sheet = f"[{recipe}](../tqlearn/recipes/{recipe}.md), " if recipe else ""
+        sheet = f", recipe [{recipe}](../tqlearn/recipes/{recipe}.md)" if recipe else ""
         goal = f"[{case.goal}](#{slug(case.title)})"
-        cells = goal, case.take, f"`{case.plan}`", "<br>".join(cost)
-        lines.append(f"| {' | '.join(cells)} | {sheet}[code](#{slug(case.title)}) |\n")
+        take = f"{case.take}{sheet}<br>`{case.plan}`"
+        lines.append(f"| {goal} | {take} | {'<br>'.join(cost)} |\n")
     return HEAD + "".join(lines)
 
 

@@ -189,7 +189,7 @@ def test_the_code_of_every_part_runs_and_its_plan_is_the_tables(title, script, t
     scope = {"model": model.eval(), "batches": batches}
     exec(code.replace('"runs/', f'"{tmp_path}/'), scope)
     (case,) = [case for case in script("readme_cases").CASES if case.title == title]
-    assert f"| `{case.plan}` |" in PAGE
+    assert f"<br>`{case.plan}` |" in PAGE
     assert eval(case.plan, scope) == scope["plan"]
     shown = tq.preview(model, scope["plan"])
     assert len(shown.rows) >= 6
