@@ -134,7 +134,8 @@ CASES = (
         "deep_compression --phases prune --output_dir runs/half",
         "Our layers gain no time from the zeros: an engine has to, and we have timed none on a "
         "GPU. A model with heads and dimensions taken out (speed on a CPU) is smaller for every "
-        "engine. The dense row took the same lessons.",
+        "engine. The rows of flights learned from the dense model's answers, the dense row too; "
+        "the command learns from labels.",
         ("two_four_training", "2:4, fixed, 300 steps"),
         (
             ("two_four_training", "dense, 300 steps"),
