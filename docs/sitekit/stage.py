@@ -10,6 +10,10 @@ from . import lessons, rooms, tables, terms
 from .links import Links
 
 MAP = ("| | lesson | minutes to read | CPU-seconds to run |", "|---|---|---|---|")
+PAGES = {  # what is written by hand in docs/ and leads to each other -> where it stands
+    f"{name}.md": f"{name}.md"
+    for name in ("methods", "names", "export", "architectures", "add_your_architecture")
+} | {"results.md": "results/index.md"}
 TITLES = {"glossary.md": "glossary", "instructors.md": "For teachers <instructors>"}
 
 
@@ -42,6 +46,7 @@ class Stage:
         names = {file: f"notebooks/{file.name}" for file in self.notebooks} | self.sheets
         measured = sorted((self.root / "benchmarks" / "results").glob("*.json")) if whole else []
         names |= {file: f"results/{file.stem}.md" for file in measured}
+        names |= {self.root / "docs" / name: PAGES[name] for name in PAGES if whole}
         self.links = Links(
             self.root,
             names
@@ -110,7 +115,7 @@ class Stage:
 
     def results(self) -> None:
         """Write the pages of what was measured, and the one that helps to choose."""
-        main, own = self.root / "README.md", self.root / "benchmarks" / "README.md"
+        own = self.root / "benchmarks" / "README.md"
         pages = tables.pages(self.root)
         for name, text in pages.items():
             file = f"results/{name}.json"  # its own page leads to the file
@@ -121,9 +126,8 @@ class Stage:
         below = {"results": f"\n{rows}\n\n{tree(list(pages))}", "names": "", "export": ""}
         below["methods"] = "\n\n" + tree(["add_your_architecture"])
         for name, rest in below.items():
-            text = self.links.rewrite(self.by_hand(f"{name}.md"), main)
-            text = text.replace("<!-- recipes -->", table) + rest
-            self.write("results/index.md" if name == "results" else f"{name}.md", text)
+            text = self.links.rewrite(self.by_hand(f"{name}.md"), self.docs / f"{name}.md")
+            self.write(PAGES[f"{name}.md"], text.replace("<!-- recipes -->", table) + rest)
         text = self.by_hand("architectures.md")
         self.write("architectures.md", tables.architectures(self.root, text))
 
