@@ -30,7 +30,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 PINS = environment.read_pins(ROOT / "requirements.lock")
 
 ROWS = [  # DESIGN: who may import whom; a room imports only what stands in rows before its own
-    {"arguments", "extras", "writing"},
+    {"arguments", "extras", "spaces", "writing"},
     {"shapes", "registry", "computed", "steps", "kinds", "precision"},
     {"deferred", "guarded"},
     {"stages", "averages"},

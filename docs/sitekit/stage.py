@@ -123,7 +123,12 @@ class Stage:
             self.write(f"results/{name}.md", text.replace(f"({file})", f"({carried})"), own)
         table = self.links.rewrite(tables.recipes(self.root), own)
         rows = "\n".join(f"* {{doc}}`/results/{name}`" for name in pages)
-        below = {"results": f"\n{rows}\n\n{tree(list(pages))}", "names": "", "export": ""}
+        below = {
+            "results": f"\n{rows}\n\n{tree(list(pages))}",
+            "names": "",
+            "export": "",
+            "sweep": "",
+        }
         below["methods"] = "\n\n" + tree(["add_your_architecture"])
         for name, rest in below.items():
             text = self.links.rewrite(self.by_hand(f"{name}.md"), self.docs / f"{name}.md")
@@ -156,6 +161,7 @@ class Stage:
                 "Today's names <names>",
                 "Which model <architectures>",
                 "Other engines <export>",
+                "Search for a plan <sweep>",
                 "results/index",
                 "api/index",
             ]
