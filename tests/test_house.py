@@ -50,6 +50,7 @@ BRIDGE |= {"seqeval", "sacrebleu", "sklearn", "numpy"}
 GUESTS = {"data": {"datasets", "numpy", "sklearn", "PIL"}}
 GUESTS |= {"hf": BRIDGE, "teachers": BRIDGE, "recipes": BRIDGE}
 GUESTS |= {"export": {"onnx", "onnxscript", "numpy", "compressed_tensors", "transformers"}}
+GUESTS |= {"sweep": {"optuna", "tqdm", "psutil", "plotly", "numpy"}}
 GUESTS |= {"factors": {"tensorly"}}  # imported at the call, to hand cores over
 
 

@@ -12,7 +12,7 @@ from .links import Links
 MAP = ("| | lesson | minutes to read | CPU-seconds to run |", "|---|---|---|---|")
 PAGES = {  # what is written by hand in docs/ and leads to each other -> where it stands
     f"{name}.md": f"{name}.md"
-    for name in ("methods", "names", "export", "architectures", "add_your_architecture")
+    for name in ("methods", "names", "export", "sweep", "architectures", "add_your_architecture")
 } | {"results.md": "results/index.md"}
 TITLES = {"glossary.md": "glossary", "instructors.md": "For teachers <instructors>"}
 
@@ -123,12 +123,8 @@ class Stage:
             self.write(f"results/{name}.md", text.replace(f"({file})", f"({carried})"), own)
         table = self.links.rewrite(tables.recipes(self.root), own)
         rows = "\n".join(f"* {{doc}}`/results/{name}`" for name in pages)
-        below = {
-            "results": f"\n{rows}\n\n{tree(list(pages))}",
-            "names": "",
-            "export": "",
-            "sweep": "",
-        }
+        below = dict.fromkeys(("names", "export", "sweep"), "")
+        below["results"] = f"\n{rows}\n\n{tree(list(pages))}"
         below["methods"] = "\n\n" + tree(["add_your_architecture"])
         for name, rest in below.items():
             text = self.links.rewrite(self.by_hand(f"{name}.md"), self.docs / f"{name}.md")

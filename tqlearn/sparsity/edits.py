@@ -223,8 +223,7 @@ def block_plan(
             shape = (columns, rows) if part == "output" else (rows, columns)
             tied = variant == "struct" and layer.stack
             group = f"{layer.stack}.{part}" if tied else None
-            edit = BlockPrune(shape, group, kind="attention", **shared)
-            plan[getattr(layer, part)] = [edit]
+            plan[getattr(layer, part)] = [BlockPrune(shape, group, kind="attention", **shared)]
         for name in dict.fromkeys(n for n in (layer.gate, layer.up, layer.down) if n):
             edit = BlockPrune(tuple(block), **shared)
             if variant != "block":
