@@ -22,7 +22,7 @@ async function load(gzipped) {
 function night(el) {
   for (let node = el; node; node = node.parentElement) {
     const color = getComputedStyle(node).backgroundColor;
-    const [red, green, blue, opaque = 1] = color.match(/[\d.]+/g).map(Number);
+    const [red, green, blue, opaque = 1] = (color.match(/[\d.]+/g) ?? []).map(Number);
     if (opaque) return color.startsWith("rgb") && red + green + blue < 384;
   }
   return false;
