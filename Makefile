@@ -108,6 +108,7 @@ test-portable: $(STAMP)
 
 notebooks: $(STAMP)
 	@$(BIN)/python -m tqlearn.lab.build
+	@$(BIN)/python -m tqlearn.lab.grids
 	@$(BIN)/python -m tqlearn.lab.instructors
 
 book: $(STAMP)
