@@ -2,6 +2,8 @@
 
 import json
 import re
+import sys
+from html import unescape
 
 import pytest
 import torch
@@ -9,6 +11,7 @@ from torch import nn
 from transformers import (
     BertConfig,
     BertForMaskedLM,
+    BertModel,
     GPT2Config,
     GPT2LMHeadModel,
     LlamaConfig,
@@ -20,10 +23,14 @@ from transformers import (
 )
 
 import tqlearn as tq
+import tqlearn.lab
 from tqlearn.factors.svd import truncated_svd
-from tqlearn.lab.workbench import Bench, Row, code, distance, plan_of
+from tqlearn.lab.workbench import Bench, Row, code, distance, plan_of, workbench
 from tqlearn.lab.workbench.errors import KEPT, SAMPLE
+from tqlearn.lab.workbench.front import dials
+from tqlearn.lab.workbench.opening import opened
 from tqlearn.lab.workbench.spectra import Spectrum, digest
+from tqlearn.lab.workbench.tables import COST, INK, LOSS, kilo, tint
 
 TINY = {
     "hidden_size": 32,
@@ -298,3 +305,172 @@ def test_score_is_asked_about_the_student():
     assert not student.training and student.bert.encoder.layer[0].attention.self.query.rank == 4
     assert isinstance(bench.model.bert.encoder.layer[0].attention.self.query, nn.Linear)
     json.dumps(bench.answer().sizes.summary())
+
+
+@pytest.fixture(scope="module")
+def opened_page():
+    """A workbench as it opens on a tiny BERT, with a score."""
+    torch.manual_seed(0)
+    model = BertModel(BertConfig(vocab_size=100, max_position_embeddings=16, **TINY)).eval()
+    return workbench(model, batches("bert"), lambda m: {"a": m.config.hidden_size}, cache=None)
+
+
+@pytest.fixture
+def page(opened_page):
+    """The same for each test, as it is at first."""
+    view = opened_page.plan_view
+    view.fold.value, view.sort.value = "", "bytes"
+    view.place([Row("*", quantizer="LSQ", bits=8)])
+    yield opened_page.wait()
+    opened_page.worker.rest()
+    assert opened_page.worker.failed is None
+
+
+def shown(page):
+    """The table on the page: name -> cells."""
+    body = re.findall(r"<tr>(<td.*?)</tr>", page.plan_view.table.value)
+    cells = [re.findall(r">([^<]*)</td>", line) for line in body]
+    return {line[0]: line[1:] for line in cells}
+
+
+def test_the_page_is_never_blank_and_shows_the_answer(page):
+    view, answer = page.plan_view, page.bench.answer()
+    assert view.picture.outputs[0]["data"]["text/plain"].startswith("Figure: ")
+    assert kilo(answer.sizes.file) in view.figure.layout.title.text
+    assert f"{100 * answer.mean:.1f} %" in view.figure.layout.title.text
+    for key in ("nominal", "with_metadata", "file"):
+        assert f">{getattr(answer.sizes, key):,}<" in view.caption.value
+    table = shown(page)
+    assert set(table) == set(page.bench.groups)
+    name = "encoder.layer.*.attention.self.query"
+    weights = [e for n, e in answer.weights.items() if n.endswith(".query")]
+    assert table[name][3] == f"{50 * sum(weights):.1f} %"
+    before = sum(layer.bytes for layer in page.bench.groups[name])
+    after = sum(row["bytes"] for row in answer.sizes.rows if row["name"].endswith(".query"))
+    assert (table[name][1], table[name][2]) == (kilo(before), kilo(after))
+    assert "Figure: " in page._repr_mimebundle_()["text/plain"]
+
+
+def test_dials_are_the_plan(page):
+    view = page.plan_view
+    view.append(Row("*.query", structure="LowRank", amount=8))
+    assert page.bench.plan == plan_of(page.bench.rows) and [*page.bench.plan] == ["*.query", "*"]
+    one = view.plan_rows.children[0]
+    moves = [("by", "ratio"), ("amount", 2), ("nm", "2:4"), ("quantizer", "SAWB"), ("bits", 8)]
+    moves += [("per", "channel"), ("inputs", 8), ("pattern", "*.key")]
+    for name, value in moves:
+        one.controls[name].value = value
+        assert not view.trouble
+        assert getattr(page.bench.rows[0], name) == value
+    assert str(page.bench.plan["*.key"][0]) == "LowRank(ratio=2)"
+    fresh = Bench(page.bench.model, page.bench.batches)
+    fresh.rows = page.bench.rows
+    assert fresh.wait().sizes == page.wait().bench.answer().sizes
+    assert "LowRankLinear" in " ".join(shown(page)["encoder.layer.*.attention.self.key"])
+    view.drop(0)
+    assert [*page.bench.plan] == ["*"]
+
+
+def test_what_is_refused_is_told_and_the_last_plan_stays(page):
+    view, before = page.plan_view, page.bench.plan
+    size = view.figure.layout.title.text
+    view.append(Row("*.quary", quantizer="LSQ"))
+    assert "refused: plan pattern &#x27;*.quary&#x27; matches no" in view.words.value
+    assert page.bench.plan == before and view.figure.layout.title.text == size
+    view.plan_rows.children[0].pattern.value = "*.query"
+    assert "refused" not in view.words.value and [*page.bench.plan] == ["*.query", "*"]
+
+
+def test_lines_fold_sort_and_name_what_is_left_alone(page):
+    view = page.plan_view
+    group = "encoder.layer.*.attention.self.query"
+    view.fold.value = group
+    assert {"encoder.layer.0.attention.self.query"} < set(shown(page)) and group not in shown(page)
+    view.fold.value = "*"
+    assert len(shown(page)) == len(page.bench.layers)
+    view.sort.value = "error"
+    errors = [float(line[3].removesuffix(" %")) for line in shown(page).values()]
+    assert errors == sorted(errors, reverse=True) and errors[0] > errors[-1]
+    assert "leaves no matrix alone" in view.caption.value
+    view.plan_rows.children[0].pattern.value = "encoder*"
+    assert (
+        "Left alone" in view.caption.value and "embeddings.word_embeddings (" in view.caption.value
+    )
+
+
+def test_copy_and_score(page, monkeypatch):
+    view = page.plan_view
+    view.show_code()
+    assert unescape(re.sub("<.*?>", "", view.shown.value)) == page.bench.code()
+    view.measure()
+    assert unescape(re.sub("<.*?>", "", view.shown.value)) == "{'a': 32}"
+    monkeypatch.setattr(page.bench, "score", lambda model: 1 / 0)
+    view.measure()
+    assert "score failed: ZeroDivisionError" in view.shown.value and not view.ask.disabled
+
+
+def test_a_dial_swept_is_a_front_of_the_librarys_numbers(page):
+    page.tabs.selected_index = 1
+    page.wait()
+    front = page.front_view
+    assert front.dial.value == "bits of *" and len(front.points) == 7
+    for point in front.points[::3]:
+        fresh = Bench(page.bench.model)
+        fresh.rows = point.rows
+        answer = fresh.wait()
+        assert (answer.sizes, answer.mean) == (point.answer.sizes, pytest.approx(point.answer.mean))
+    line, chosen = front.figure.data
+    assert (*line.x,) == tuple(p.answer.sizes.file / 1e6 for p in front.points)
+    assert [*line.x] == sorted(line.x) and [*line.y] == sorted(line.y, reverse=True)
+    assert chosen.x[0] == line.x[-1] and chosen.y[0] == line.y[-1]  # eight bits
+    front.measure()
+    assert [*front.figure.data[2].y] == [32.0] * 7
+    page.tabs.selected_index = 0
+    assert page.bench.others == []
+
+
+def test_every_dial_of_a_plan_can_be_swept():
+    labels = [dial.label for dial in dials(ROWS["bert"])]
+    assert labels == [
+        *("rank of *.query", "bits of *.query", "bits of *.intermediate.dense"),
+        *("N:M of *.intermediate.dense", "inputs of *.intermediate.dense"),
+        *("error of *.output.dense", "rank of *word_embeddings"),
+    ]
+    swept = dials(ROWS["bert"])[0]
+    assert [row.amount for row in swept.rows(ROWS["bert"], 3)] == [3, 8, 0.5, 4]
+
+
+def luminance(color):
+    parts = [int(color[k : k + 2], 16) / 255 for k in (1, 3, 5)]
+    r, g, b = (c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in parts)
+    return 0.2126 * r + 0.7152 * g + 0.0722 * b
+
+
+def test_every_cell_can_be_read_in_both_themes(page):
+    for color in (COST, LOSS):
+        assert tint(0, color) == "#FFFFFF" and tint(1, color) == color == tint(7, color)
+        for k in range(21):
+            paper, ink = luminance(tint(k / 20, color)), luminance(INK)
+            assert (paper + 0.05) / (ink + 0.05) >= 4.5
+    for view in (page.plan_view.table.value, page.plan_view.caption.value):
+        cells = re.findall(r'<t[dh] style="([^"]*)"', view)
+        assert cells and all(re.search("color:#.*background:#", style) for style in cells)
+
+
+def test_a_folder_opens_as_a_model_does(tmp_path):
+    made("bert").save_pretrained(tmp_path)
+    bench = Bench(opened(tmp_path))
+    bench.wait()
+    assert type(bench.model).__name__ == "BertForMaskedLM" and not bench.model.training
+    plain = Bench(made("bert"))
+    assert bench.answer().weights == plain.wait().weights
+    with pytest.raises(ValueError, match="'no/where' is no folder that save_pretrained wrote"):
+        opened("no/where")
+    assert tqlearn.lab.workbench is sys.modules["tqlearn.lab.workbench"]
+
+
+def test_no_model_is_refused():
+    with pytest.raises(TypeError, match="model"):
+        workbench(3)
+    with pytest.raises(ValueError, match="is on meta"):
+        workbench(nn.Linear(2, 2, device="meta"))

@@ -154,7 +154,7 @@ class Errors:
             return
         try:
             self.shelf.folder.mkdir(parents=True, exist_ok=True)
-            write(self.shelf.folder / KEPT, json.dumps(self.weights))
+            write(self.shelf.folder / KEPT, json.dumps(dict(self.weights)))
         except OSError as error:
             self.shelf.trouble = f"errors are not kept on disk: {error}"
 
