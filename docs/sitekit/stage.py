@@ -119,7 +119,8 @@ class Stage:
         table = self.links.rewrite(tables.recipes(self.root), own)
         rows = "\n".join(f"* {{doc}}`/results/{name}`" for name in pages)
         below = {"results": f"\n{rows}\n\n{tree(list(pages))}", "names": "", "export": ""}
-        below["methods"] = "\n\n" + tree(["add_your_architecture"])
+        below["methods"] = "\n\n" + tree(["workbench", "add_your_architecture"])
+        below["workbench"] = ""
         for name, rest in below.items():
             text = self.links.rewrite(self.by_hand(f"{name}.md"), main)
             text = text.replace("<!-- recipes -->", table) + rest

@@ -82,7 +82,7 @@ def _line(group: str, layers: Sequence[Layer], answer: Answer, after: dict, beco
     )
 
 
-def tint(share: float, color: str) -> str:
+def tint(share: float | int, color: str) -> str:
     """Return a color between white, at 0, and the full one, at 1."""
     share = min(max(share, 0.0), 1.0)
     pairs = [[int(c[k : k + 2], 16) for c in (WHITE, color)] for k in (1, 3, 5)]
