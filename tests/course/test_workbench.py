@@ -26,6 +26,7 @@ import tqlearn as tq
 import tqlearn.lab
 from tqlearn.factors.svd import truncated_svd
 from tqlearn.lab.workbench import Bench, Row, code, distance, plan_of, workbench
+from tqlearn.lab.workbench.dials import Dials
 from tqlearn.lab.workbench.errors import KEPT, SAMPLE
 from tqlearn.lab.workbench.front import dials
 from tqlearn.lab.workbench.opening import opened
@@ -359,7 +360,7 @@ def test_dials_are_the_plan(page):
     moves = [("by", "ratio"), ("amount", 2), ("nm", "2:4"), ("quantizer", "SAWB"), ("bits", 8)]
     moves += [("per", "channel"), ("inputs", 8), ("pattern", "*.key")]
     for name, value in moves:
-        one.controls[name].value = value
+        one.controls[name].value = "8 bits" if name == "inputs" else value
         assert not view.trouble
         assert getattr(page.bench.rows[0], name) == value
     assert str(page.bench.plan["*.key"][0]) == "LowRank(ratio=2)"
@@ -369,6 +370,15 @@ def test_dials_are_the_plan(page):
     assert "LowRankLinear" in " ".join(shown(page)["encoder.layer.*.attention.self.key"])
     view.drop(0)
     assert [*page.bench.plan] == ["*"]
+
+
+@pytest.mark.parametrize("rows", [*ROWS.values(), [Row("a", block=(8, None), per=7, bits=6)]])
+def test_dials_stand_where_their_row_is(rows):
+    for row in rows:
+        one = Dials(row, [], lambda: None)
+        assert one.row == row
+        for name in ("structure", "nm", "block", "quantizer", "inputs"):
+            assert one.controls[name].value is not None, "a blank field"
 
 
 def test_what_is_refused_is_told_and_the_last_plan_stays(page):

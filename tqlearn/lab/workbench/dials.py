@@ -14,7 +14,7 @@ AMOUNTS = {
 }
 FIRST = {"rank": 16, "ratio": 4, "error": 0.3}
 PER = ("tensor", "channel", 16, 32, 64, 128)
-BLOCKS = {"none": None, "16 x 16": (16, 16), "32 x 32": (32, 32), "rows": (1, None)}
+BLOCKS = {"16 x 16": (16, 16), "32 x 32": (32, 32), "rows": (1, None)}
 BITS = (2, 3, 4, 5, 6, 7, 8)
 NONE = "none"
 
@@ -29,7 +29,7 @@ def _choose(
 
 
 def _slide(label: str, options: Sequence, value: object) -> ipywidgets.SelectionSlider:
-    style, layout = {"description_width": "initial"}, {"width": "230px"}
+    style, layout = {"description_width": "initial"}, {"width": "200px"}
     return ipywidgets.SelectionSlider(
         options=options, value=value, description=label, style=style, layout=layout,
         continuous_update=False,
@@ -58,14 +58,13 @@ class Dials(ipywidgets.VBox):
         self.by = _choose("by", [*AMOUNTS], row.by, "110px")
         self.amount = _slide(row.by, _with(AMOUNTS[row.by], row.amount), row.amount)
         self.nm = _choose("N:M", [NONE, *PATTERNS], row.nm or NONE, "110px")
-        blocks = BLOCKS if row.block in BLOCKS.values() else BLOCKS | {str(row.block): row.block}
-        self.block = _choose("blocks", [*blocks.items()], row.block, "150px")
+        self.blocks = BLOCKS | ({} if row.block is None else {_block(row.block): row.block})
+        self.block = _choose("blocks", [NONE, *self.blocks], _block(row.block), "130px")
         self.quantizer = _choose("quantizer", [NONE, *QUANTIZERS], row.quantizer or NONE)
         self.bits = _slide("bits", _with(BITS, row.bits), row.bits)
         self.per = _choose("a scale per", _with(PER, row.per), row.per, "190px")
-        self.inputs = _choose(
-            "inputs", [(NONE, None), *((f"{b} bits", b) for b in BITS)], row.inputs
-        )
+        bits = dict.fromkeys([*BITS, row.inputs or BITS[0]])
+        self.inputs = _choose("inputs", [NONE, *map(_bits, sorted(bits))], _bits(row.inputs))
         self.remove = ipywidgets.Button(description="remove", layout={"width": "80px"})
         lines = (
             (self.pattern, self.remove),
@@ -95,6 +94,8 @@ class Dials(ipywidgets.VBox):
         said = {name: control.value for name, control in self.controls.items()}
         for name in ("structure", "nm", "quantizer"):
             said[name] = None if said[name] == NONE else said[name]
+        said["block"] = self.blocks.get(said["block"])
+        said["inputs"] = None if said["inputs"] == NONE else int(said["inputs"].split()[0])
         return replace(self.first, **said)
 
     def _other_amounts(self, change: dict) -> None:
@@ -115,6 +116,16 @@ class Dials(ipywidgets.VBox):
         if not self.quiet:
             self._dim()
             self.moved()
+
+
+def _bits(count: int | None) -> str:
+    return NONE if count is None else f"{count} bits"
+
+
+def _block(block: tuple[int | None, int | None] | None) -> str:
+    """Return a block in words: one of ours by its name."""
+    names = {value: name for name, value in BLOCKS.items()}
+    return NONE if block is None else names.get(block, str(block))
 
 
 def _with(options: Sequence, value: object) -> list:

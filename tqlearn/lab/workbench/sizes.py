@@ -4,6 +4,7 @@ A layer's part of the report and of the file depends on its shape and its edits 
 is sketched once, and the model's sizes are put together from these parts.
 """
 
+import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -110,8 +111,8 @@ class Sizes:
         key = (type(layer), repr(layer), kinds, tuple(map(repr, edits)))
         if key not in self.parts:
             made = outlined(layer, edits, name).to("meta")
-            rows, becomes = rows_of(made), outlined(layer, edits, name)
-            self.parts[key] = Part(becomes, rows, pack_tensors(made).state_dict())
+            packed = pack_tensors(copy.deepcopy(made))
+            self.parts[key] = Part(made, rows_of(made), packed.state_dict())
         return self.parts[key]
 
     def preview(self, plan: Plan, chosen: Mapping[str, Sequence]) -> Preview:
