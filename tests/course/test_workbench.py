@@ -419,7 +419,7 @@ def test_copy_and_score(page, monkeypatch):
     assert "score failed: ZeroDivisionError" in view.shown.value and not view.ask.disabled
 
 
-def test_a_dial_swept_is_a_front_of_the_librarys_numbers(page):
+def test_a_dial_swept_is_a_front_of_the_librarys_numbers(page, monkeypatch):
     page.tabs.selected_index = 1
     page.wait()
     front = page.front_view
@@ -435,6 +435,10 @@ def test_a_dial_swept_is_a_front_of_the_librarys_numbers(page):
     assert chosen.x[0] == line.x[-1] and chosen.y[0] == line.y[-1]  # eight bits
     front.measure()
     assert [*front.figure.data[2].y] == [32.0] * 7
+    front.scores.clear()
+    monkeypatch.setattr(page.bench, "score", lambda model: 1 / 0)
+    front.measure()
+    assert front.caption.value.startswith("score failed at 2: ZeroDivisionError")
     page.tabs.selected_index = 0
     assert page.bench.others == []
 

@@ -22,6 +22,8 @@ def opened(place: str | PathLike) -> nn.Module:
     """
     import transformers
 
+    from ...hf import bridge  # noqa: F401  (a compressed folder opens, too)
+
     require("workbench: model", place, str | PathLike)
     name, _, revision = str(place).partition("@") if not Path(place).is_dir() else (place, "", "")
     pinned = {"revision": revision} if revision else {}

@@ -58,8 +58,8 @@ class Spectrum:
 
     def pair(self, matrix: Float[Tensor, "m n"], rank: int) -> tuple[Tensor, Tensor]:
         """Return the factors (m, rank) and (rank, n) of the nearest matrix of a rank."""
-        wide, root = widened(matrix), self.values[:rank].sqrt()
-        near, tall = self.basis[:rank], wide.shape[0] >= wide.shape[1]
+        wide, tall = widened(matrix), matrix.shape[0] >= matrix.shape[1]
+        near, root = self.basis[:rank].to(wide), self.values[:rank].sqrt().to(wide)
         other = wide @ near.T if tall else (near @ wide).T  # its columns are as long as the values
         other = torch.where(root > 0, other / root, 0.0)
         near = root[:, None] * near

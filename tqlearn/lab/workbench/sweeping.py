@@ -1,5 +1,7 @@
 """The tab with a front: one dial of the plan, swept while the reader looks."""
 
+from html import escape
+
 import ipywidgets
 import plotly.graph_objects as go
 
@@ -53,9 +55,14 @@ class FrontView(Explorer):
         """Ask ``score`` about the student of every point; of a dict of numbers the first counts."""
         for point in self.points:
             if not point.refused and str(point.rows) not in self.scores:
-                said = self.bench.measure(point.rows)
-                said = next(iter(said.values())) if isinstance(said, dict) else said
-                self.scores[str(point.rows)] = float(said)
+                try:
+                    said = self.bench.measure(point.rows)
+                    said = next(iter(said.values())) if isinstance(said, dict) else said
+                    self.scores[str(point.rows)] = float(said)
+                except Exception as error:  # of the reader's own function: it is told
+                    words = escape(f"{point.value}: {type(error).__name__}: {error}")
+                    self.caption.value = f"score failed at {words}"
+                    return
                 super().redraw()
 
     def _draw(self, dial: str | None) -> tuple[go.Figure, str]:
