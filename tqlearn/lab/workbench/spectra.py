@@ -124,7 +124,6 @@ class Shelf:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             with beside(self.folder / f"{key}.safetensors") as new:
-                new.touch()
                 save_file({k: t.contiguous() for k, t in parts.items()}, new, metadata=notes)
         except OSError as error:
             self.trouble = f"decompositions are not kept on disk: {error}"
