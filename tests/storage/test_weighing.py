@@ -55,6 +55,7 @@ PLANS = {
         "2": [tq.TT(rank=2), tq.Uniform(bits=5)],
     },
     "inputs": {"1": [tq.LSQPlus(bits=6), tq.Inputs(tq.PACT(bits=8))], "2": [tq.Ternary()]},
+    "inputs alone": {"1": [tq.Inputs(tq.LSQ(bits=8))]},
 }
 
 
@@ -80,3 +81,11 @@ def test_a_sketch_refuses_what_compress_refuses():
         sketch(net(), {"x": [tq.LSQ(bits=4)]})
     with pytest.raises(ValueError, match="^1: .* cannot be reached"):
         sketch(net(), {"1": [tq.LowRank(ratio=90)]})
+
+
+def test_a_model_with_numbers_still_needs_its_scales():
+    student = tq.compress(net(), PLANS["inputs alone"])
+    with pytest.raises(
+        ValueError, match="1 quantizers have no scale yet, the first is '1.quant_input'"
+    ):
+        tq.pack(student)

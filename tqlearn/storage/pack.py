@@ -35,7 +35,7 @@ def pack_tensors(model: nn.Module) -> nn.Module:
     Raises:
         ValueError: a quantizer has no scale yet.
     """
-    if not all(tensor.is_meta for tensor in behind_stages(model)):
+    if not all(t.is_meta for t in (*model.parameters(), *model.buffers())):
         require_calibrated(model)
     groups = ties(model)
     for module in list(model.modules()):
