@@ -69,7 +69,8 @@ test: test-unit test-notebooks test-browser
 test-unit test-notebooks test-browser: export OMP_NUM_THREADS = 1
 
 test-unit: $(STAMP)
-	@$(BIN)/python -m pytest -q -rs -n 2 --dist loadscope -m "not gpu and not browser and not timing"
+	@$(BIN)/python -m pytest -q -rs -n 2 --dist loadscope --no-loadscope-reorder \
+	  -m "not gpu and not browser and not timing"
 	@$(BIN)/python -m pytest -q -rs -m "timing and not gpu" `grep -rl --include="test_*.py" mark.timing tests`
 
 test-notebooks: $(STAMP)
@@ -96,9 +97,10 @@ FORMS := $(addprefix --ignore tests/,fuzz benchmarks/test_benchmarks_fuzz.py $(a
 test-portable: $(STAMP)
 	@set -e; for set in $(SETS); do for threads in $(THREADS); do \
 	  echo "As on another processor: instruction set $$set, threads: $$threads"; \
-	  export `$(BIN)/python -m tqlearn.lab.portable --env $$set` OMP_NUM_THREADS=$$threads; \
-	  $(BIN)/python -m pytest -q -n 2 --dist loadscope -m "not gpu and not browser and not timing" \
-	    $(FORMS) $(TESTS); \
+	  export `$(BIN)/python -m tqlearn.lab.portable --env $$set` OMP_NUM_THREADS=$$threads \
+	    OMP_WAIT_POLICY=passive; \
+	  $(BIN)/python -m pytest -q -n 2 --dist loadscope --no-loadscope-reorder \
+	    -m "not gpu and not browser and not timing" $(FORMS) $(TESTS); \
 	  $(BIN)/python -m pytest -q -n 2 --dist loadscope --nbval-lax -p tests.warm \
 	    --nbval-kernel-name warm --nbval-sanitize-with tests/nbval_sanitize.cfg --nbval-cell-timeout 900 \
 	    --nbval-kernel-startup-timeout 300 $(NOTEBOOKS); \
@@ -106,6 +108,7 @@ test-portable: $(STAMP)
 
 notebooks: $(STAMP)
 	@$(BIN)/python -m tqlearn.lab.build
+	@$(BIN)/python -m tqlearn.lab.grids
 	@$(BIN)/python -m tqlearn.lab.instructors
 
 book: $(STAMP)

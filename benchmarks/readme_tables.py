@@ -1,4 +1,4 @@
-"""Write the tables of both READMEs, this folder's and the main one, from benchmarks/results/*.json.
+"""Write the tables of both READMEs and of docs/methods.md from benchmarks/results/*.json.
 
 Each stands between two markers; the main README's picture is the one that its lesson stores.
 ``--check`` changes nothing and fails when a page says something else than the results.
@@ -9,12 +9,15 @@ import json
 import sys
 from pathlib import Path
 
+import readme_methods
 import readme_recipes
 
 ROOT = Path(__file__).parents[1]
 BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
 FIRST, LAST = "<!-- recipes: begin -->", "<!-- recipes: end -->"
 PAPERS = "<!-- papers: begin -->", "<!-- papers: end -->"
+CASES = "<!-- cases: begin -->", "<!-- cases: end -->"
+DETAILS = "<!-- details: begin -->", "<!-- details: end -->"
 PICTURE = ROOT / "docs" / "images" / "explorer.png"
 LESSON, EXPLORER = ROOT / "notebooks" / "02_tensor_train.ipynb", "tensor_train_explorer("
 SHOWN = (
@@ -124,11 +127,15 @@ def picture() -> bytes:
 
 
 def whole(results: Path) -> dict[Path, bytes]:
-    """Both pages and the picture as they should be."""
+    """All pages and the picture as they should be."""
     main, own = ROOT / "README.md", ROOT / "benchmarks" / "README.md"
+    methods = ROOT / "docs" / "methods.md"
     recipes = between(page(own.read_text(), results), FIRST, LAST, readme_recipes.table(results))
     papers = between(main.read_text(), *PAPERS, readme_recipes.short(results))
-    return {main: papers.encode(), own: recipes.encode(), PICTURE: picture()}
+    cases = between(methods.read_text(), *CASES, readme_methods.table(results))
+    cases = between(cases, *DETAILS, "\n" + readme_methods.details(results) + "\n")
+    pages = {main: papers, own: recipes, methods: cases}
+    return {path: text.encode() for path, text in pages.items()} | {PICTURE: picture()}
 
 
 if __name__ == "__main__":

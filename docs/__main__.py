@@ -12,6 +12,7 @@ from contextlib import redirect_stderr
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from sitekit.explorers import publish
 from sitekit.proof import proofread
 from sitekit.stage import Stage
 from sphinx.cmd.build import build_main
@@ -48,7 +49,9 @@ def build(root: Path, out: Path, whole: bool = True) -> tuple[str, list[str]]:
         stage = Stage(root, work / "source", whole)
         stage.all()
         html = work / "html"
-        complaints = sphinx(work / "source", html, work) + proofread(html)
+        complaints = sphinx(work / "source", html, work)
+        publish(root, html)
+        complaints += proofread(html)
         if complaints:
             raise ValueError("\n".join(complaints))
         (html / MARK).touch()

@@ -34,12 +34,12 @@ from jupyter_page import tab as tab
 from warm import FRESH
 from warm import pytest_configure as pytest_configure
 
-CHECKED = 1000  # calls in one test; see ``checked``
-calls_left = CHECKED
+CHECKED = 2  # calls of each function in one test; see ``checked``
+count = 0  # of tests begun
 
 
 def checked(function=None, *, typechecker, jaxtyped=jaxtyping.jaxtyped):
-    """Check the shapes of the first calls in a test; then its training runs at full speed.
+    """Check the shapes of each function's first calls in a test; then it runs at full speed.
 
     A check costs as much as the arithmetic of a tiny model, and a loop calls the same functions
     with the same shapes again and again. The checking function itself is made at the first call.
@@ -48,15 +48,16 @@ def checked(function=None, *, typechecker, jaxtyped=jaxtyping.jaxtyped):
         return functools.partial(checked, typechecker=typechecker)
     if not inspect.isfunction(function):
         return jaxtyped(function, typechecker=typechecker)
-    checking = None
+    checking, test, left = None, None, 0
 
     @functools.wraps(function)
     def counted(*args, **kwargs):
-        nonlocal checking
-        global calls_left
-        if calls_left <= 0:
+        nonlocal checking, test, left
+        if test != count:
+            test, left = count, CHECKED
+        if left <= 0:
             return function(*args, **kwargs)
-        calls_left -= 1
+        left -= 1
         checking = checking or jaxtyped(function, typechecker=typechecker)
         return checking(*args, **kwargs)
 
@@ -70,8 +71,14 @@ jaxtyping.install_import_hook("tqlearn", "beartype.beartype")  # shape strings, 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup():
     """Every test begins with all its checks, its fixtures as well."""
-    global calls_left
-    calls_left = CHECKED
+    global count
+    count += 1
+
+
+def pytest_collection_modifyitems(items):
+    """Files with slow tests first: with two workers, the last to end shall be a short one."""
+    slow = {item.path for item in items if "slow" in item.keywords}
+    items.sort(key=lambda item: item.path not in slow)
 
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"

@@ -18,14 +18,15 @@ import tqlearn
 from tqlearn import extras
 from tqlearn.lab import environment
 
+EXTRA = extras.HF | extras.LAB | extras.SHIP | extras.SWEEP
 PACKAGE = Path(tqlearn.__file__).parent
 ROOT = PACKAGE.parent
 NEEDS = re.compile(r"(tqlearn[\w.]*) needs (\w+), which is not installed: "
-                   r"pip install 'tqlearn\[(hf|lab|ship)\]'")  # fmt: skip
+                   r"pip install 'tqlearn\[(hf|lab|ship|sweep)\]'")  # fmt: skip
 CORE_ROOMS = {  # all that torch is enough for
     *("arguments", "averages", "computed", "data", "deferred", "distill", "extras", "factors"),
     *("guarded", "kinds", "models", "precision", "quantizers", "registry", "shapes", "sparsity"),
-    *("stages", "steps", "storage", "surgery", "writing"),
+    *("spaces", "stages", "steps", "storage", "surgery", "writing"),
 }
 WALK = """
 import importlib, io, json, pkgutil, runpy, sys
@@ -96,7 +97,7 @@ def doors():
     inside = [*PACKAGE.glob("hf/*.py"), *PACKAGE.glob("recipes/*.py"), *PACKAGE.glob("lab/**/*.py")]
     names = [".".join(f.relative_to(ROOT).with_suffix("").parts) for f in inside]
     names = sorted(name for name in names if not name.endswith("__init__"))
-    assert "torch" in kept and not kept & (extras.HF | extras.LAB | extras.SHIP)
+    assert "torch" in kept and not kept & EXTRA
     command = [sys.executable, "-c", WALK, " ".join({*kept, "tqlearn"}), json.dumps(names)]
     env = os.environ | {"PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, env=env, capture_output=True, text=True)
@@ -122,7 +123,8 @@ def test_every_other_door_says_what_to_install(doors):
         said = NEEDS.search(words)
         assert said and kind in ("ModuleNotFoundError", "ImportError", "SystemExit"), (name, words)
         room = name.removeprefix("-m ").removeprefix("tqlearn.").split(".")[0]
-        extra = {"lab": "lab", "to_tensorly": "lab", "export": "ship"}.get(room, "hf")
+        extras_of = {"lab": "lab", "to_tensorly": "lab", "export": "ship", "sweep": "sweep"}
+        extra = extras_of.get(room, "hf")
         assert said[3] == extra, (name, words)
     assert "datasets" in doors["tq.data"][1] and "transformers" in doors["tqlearn.hf"][1]
     shut = {name for name, (kind, _) in doors.items() if kind}
@@ -152,7 +154,7 @@ def test_the_table_ends_with_the_way_to_what_is_missing(monkeypatch, capsys):
 
 
 def test_every_guest_belongs_to_the_extra_that_is_named():
-    """All that the package imports, at the top or in a function, is in one of the three lists."""
+    """All that the package imports, at the top or in a function, is in one of the lists."""
     tops, guests = distributions(), set()
     for file in PACKAGE.rglob("*.py"):
         for node in ast.walk(ast.parse(file.read_text())):
@@ -162,9 +164,9 @@ def test_every_guest_belongs_to_the_extra_that_is_named():
             guests |= {name.split(".")[0] for name in names}
     core = {"tqlearn", "torch", "jaxtyping", "safetensors", "numpy", "msvcrt"}
     guests -= sys.stdlib_module_names | core
-    listed = extras.HF | extras.LAB | extras.SHIP
-    assert guests == listed, "a guest is in no list, or is none any more"
-    for extra, listed in (("hf", extras.HF), ("lab", extras.LAB), ("ship", extras.SHIP)):
+    assert guests == EXTRA, "a guest is in no list, or is none any more"
+    for extra in ("hf", "lab", "ship", "sweep"):
+        listed = getattr(extras, extra.upper())
         brought = {canonicalize_name(name) for name in environment.needed("tqlearn", [extra])}
         for name in listed:
             assert importlib.util.find_spec(name), name

@@ -30,7 +30,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 PINS = environment.read_pins(ROOT / "requirements.lock")
 
 ROWS = [  # DESIGN: who may import whom; a room imports only what stands in rows before its own
-    {"arguments", "extras", "writing"},
+    {"arguments", "extras", "spaces", "writing"},
     {"shapes", "registry", "computed", "steps", "kinds", "precision"},
     {"deferred", "guarded"},
     {"stages", "averages"},
@@ -50,6 +50,7 @@ BRIDGE |= {"seqeval", "sacrebleu", "sklearn", "numpy"}
 GUESTS = {"data": {"datasets", "numpy", "sklearn", "PIL"}}
 GUESTS |= {"hf": BRIDGE, "teachers": BRIDGE, "recipes": BRIDGE}
 GUESTS |= {"export": {"onnx", "onnxscript", "numpy", "compressed_tensors", "transformers"}}
+GUESTS |= {"sweep": {"optuna", "tqdm", "psutil", "plotly", "numpy"}}
 GUESTS |= {"factors": {"tensorly"}}  # imported at the call, to hand cores over
 
 

@@ -2,9 +2,10 @@
 
 ``[*FRESH, "-c", code, ...]`` does what ``[sys.executable, "-c", code, ...]`` does, and so do
 ``-m module`` and a script: the same arguments, environment, folder, open files, signals and exit
-status (1 after an interrupt). But it is a fork of a server that has imported the big packages before, and nothing of
-tqlearn. What those packages read from the environment when they are imported they have read then:
-a test of such a variable, or of an import itself, starts a process of its own.
+status (1 after an interrupt). But it is a fork of a server that has imported the big packages
+before, and nothing of tqlearn. What those packages read from the environment when they are
+imported they have read then: a test of such a variable, or of an import itself, starts a process
+of its own.
 
 As a plugin (``-p tests.warm``, and of tests/conftest.py) this starts the server, one for all
 workers and for what they start, which imports nothing until it is asked. Kernels come the same

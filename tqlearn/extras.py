@@ -16,6 +16,7 @@ LAB = frozenset(
      "tensorly", "traitlets")
 )  # fmt: skip
 SHIP = frozenset(("compressed_tensors", "onnx", "onnxscript"))
+SWEEP = frozenset(("optuna", "tqdm"))
 
 
 class SayWhatToInstall:
@@ -28,11 +29,12 @@ class SayWhatToInstall:
         Raises:
             ModuleNotFoundError: a module of tqlearn asks for a package of an extra.
         """
-        if name in HF | LAB | SHIP:
+        if name in HF | LAB | SHIP | SWEEP:
             asking, *above = _asking()
             if asking.split(".")[0] == "tqlearn":
                 lab = any(f"{one}.".startswith("tqlearn.lab.") for one in (asking, *above))
-                extra = "ship" if name in SHIP else "lab" if lab or name in LAB else "hf"
+                known = {**dict.fromkeys(SHIP, "ship"), **dict.fromkeys(SWEEP, "sweep")}
+                extra = known.get(name) or ("lab" if lab or name in LAB else "hf")
                 words = f"which is not installed: pip install 'tqlearn[{extra}]'"
                 raise ModuleNotFoundError(f"{asking} needs {name}, {words}", name=name)
         return None

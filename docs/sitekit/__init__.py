@@ -5,6 +5,7 @@
 | formulas | LaTeX to MathML |
 | links | where a link of a notebook leads inside the site |
 | lessons | stored notebooks made ready: pictures with words, folded solutions |
+| explorers | explorers that move without a kernel |
 | terms | the glossary, and links to it from the lessons |
 | rooms | the API pages, found by walking the package |
 | tables | the pages of results, from the JSON files |

@@ -13,11 +13,11 @@ from tqlearn.lab.exercises import Exercise
 from tqlearn.lab.instructors import lesson
 from tqlearn.lab.plots import PLOTLY
 
+from . import explorers
 from .links import Links
 
 SHOWN = {"image/png", "text/html", "text/markdown", "text/latex", "text/plain"}
 CHECK = re.compile(r'^check\("(\d\d\.\d+)"')
-STILL = "*A still picture of the explorer's first setting; in JupyterLab it moves.*"
 
 
 def pictured(nb: NotebookNode) -> NotebookNode:
@@ -72,7 +72,7 @@ def staged(nb: NotebookNode, path: Path, links: Links) -> str:
             cells.append(new_markdown_cell(f"[Download this notebook]({address}) to run it."))
         if cell.cell_type == "code":
             if "_explorer(" in cell.source:
-                cells.append(new_markdown_cell(STILL))
+                cells.append(new_markdown_cell(explorers.block(links.root, path.stem)))
             if found := CHECK.match(cell.source):
                 cells.append(new_markdown_cell(folded(exercises.find(found[1]))))
     nb.cells = cells

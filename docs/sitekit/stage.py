@@ -10,6 +10,18 @@ from . import lessons, rooms, tables, terms
 from .links import Links
 
 MAP = ("| | lesson | minutes to read | CPU-seconds to run |", "|---|---|---|---|")
+PAGES = {  # what is written by hand in docs/ and leads to each other -> where it stands
+    f"{name}.md": f"{name}.md"
+    for name in (
+        "methods",
+        "names",
+        "export",
+        "sweep",
+        "workbench",
+        "architectures",
+        "add_your_architecture",
+    )
+} | {"results.md": "results/index.md"}
 TITLES = {"glossary.md": "glossary", "instructors.md": "For teachers <instructors>"}
 
 
@@ -42,6 +54,7 @@ class Stage:
         names = {file: f"notebooks/{file.name}" for file in self.notebooks} | self.sheets
         measured = sorted((self.root / "benchmarks" / "results").glob("*.json")) if whole else []
         names |= {file: f"results/{file.stem}.md" for file in measured}
+        names |= {self.root / "docs" / name: PAGES[name] for name in PAGES if whole}
         self.links = Links(
             self.root,
             names
@@ -110,7 +123,7 @@ class Stage:
 
     def results(self) -> None:
         """Write the pages of what was measured, and the one that helps to choose."""
-        main, own = self.root / "README.md", self.root / "benchmarks" / "README.md"
+        own = self.root / "benchmarks" / "README.md"
         pages = tables.pages(self.root)
         for name, text in pages.items():
             file = f"results/{name}.json"  # its own page leads to the file
@@ -118,13 +131,12 @@ class Stage:
             self.write(f"results/{name}.md", text.replace(f"({file})", f"({carried})"), own)
         table = self.links.rewrite(tables.recipes(self.root), own)
         rows = "\n".join(f"* {{doc}}`/results/{name}`" for name in pages)
-        below = {"results": f"\n{rows}\n\n{tree(list(pages))}", "names": "", "export": ""}
+        below = dict.fromkeys(("names", "export", "sweep", "workbench"), "")
+        below["results"] = f"\n{rows}\n\n{tree(list(pages))}"
         below["methods"] = "\n\n" + tree(["workbench", "add_your_architecture"])
-        below["workbench"] = ""
         for name, rest in below.items():
-            text = self.links.rewrite(self.by_hand(f"{name}.md"), main)
-            text = text.replace("<!-- recipes -->", table) + rest
-            self.write("results/index.md" if name == "results" else f"{name}.md", text)
+            text = self.links.rewrite(self.by_hand(f"{name}.md"), self.docs / f"{name}.md")
+            self.write(PAGES[f"{name}.md"], text.replace("<!-- recipes -->", table) + rest)
         text = self.by_hand("architectures.md")
         self.write("architectures.md", tables.architectures(self.root, text))
 
@@ -153,6 +165,7 @@ class Stage:
                 "Today's names <names>",
                 "Which model <architectures>",
                 "Other engines <export>",
+                "Search for a plan <sweep>",
                 "results/index",
                 "api/index",
             ]

@@ -1,12 +1,19 @@
 """The documentation site in a real browser, from the disk: no server, no network."""
 
+import json
+import re
+from pathlib import Path
+
 import pytest
+
+from tqlearn.lab.explorers.grid import replay
 
 pytestmark = pytest.mark.browser
 LESSONS = ("02_tensor_train", "07_block_pruning")
 SHOWN = [f"notebooks/{lesson}" for lesson in LESSONS]
 SHOWN += ["index", "course", "glossary", "instructors", "methods", "names", "results/index"]
 SHOWN += ["results/latency", "api/index", "api/tqlearn"]
+GRIDS = sorted((Path(__file__).parents[2] / "docs" / "explorers").glob("*.json"))
 CONTRAST = """selector => {
   const channel = c => (c /= 255) <= .04045 ? c / 12.92 : ((c + .055) / 1.055) ** 2.4;
   const light = rgb => .2126 * channel(rgb[0]) + .7152 * channel(rgb[1]) + .0722 * channel(rgb[2]);
@@ -106,3 +113,44 @@ def test_the_theme_can_be_switched(book, site):
             book.locator(".dropdown-menu.show button", has_text="Dark").first.click()
         seen.add(book.evaluate("document.documentElement.dataset.theme"))
     assert seen == {"light", "dark"}
+
+
+def test_every_explorer_answers_without_a_kernel(book, site):
+    """First and last control: caption and figure are the ones that the grid has for them."""
+    drawn = """() => document.querySelector('.tqlearn-live').data.map(
+      t => Object.fromEntries(['x', 'y', 'z'].filter(k => k in t).map(k => [k, t[k]])))"""
+    assert GRIDS
+    for number, file in enumerate(GRIDS):
+        grid = json.loads(file.read_text("utf-8"))
+        at = [control["at"] for control in grid["controls"]]
+        first = replay(grid, at)
+        scheme = ("light", "dark")[number % 2]
+        book.emulate_media(color_scheme=scheme, reduced_motion="reduce")
+        book.goto((site / "notebooks" / f"{file.stem}.html").as_uri())
+        still, live = book.locator("img.explorer-still"), book.locator(".explorer-live")
+        assert "Precomputed" in book.locator(".explorer").inner_text() and still.is_visible()
+        assert not any("plotly" in url for url in book.asked), "only when something is moved"
+        fields = book.locator(".explorer-fields :is(input, select)")
+        assert fields.count() == len(at)
+        for axis in {0, len(at) - 1}:
+            control = grid["controls"][axis]
+            last = len(control["stops"]) - 1
+            at[axis] = 0 if control["at"] == last else last
+            if control["kind"] == "range":
+                fields.nth(axis).press("End" if at[axis] else "Home")
+            else:
+                fields.nth(axis).select_option(str(at[axis]))
+            now = replay(grid, at)
+            assert now != first
+            said = re.sub("<[^>]+>", "", now["caption"]).split()
+            assert "".join(book.locator(".explorer-caption").inner_text().split()) == "".join(said)
+        still.wait_for(state="hidden")
+        live.locator(".gtitle", has_text=now["figure"]["layout"]["title"]["text"]).first.wait_for()
+        traces = [{k: t[k] for k in "xyz" if k in t} for t in now["figure"]["data"]]
+        assert json.loads(json.dumps(book.evaluate(drawn))) == traces
+        assert book.evaluate(CONTRAST, ".explorer-caption *, .explorer-fields *, .explorer *") == []
+        paper = live.locator(".main-svg").first.evaluate("e => getComputedStyle(e).background")
+        assert ("rgba(0, 0, 0, 0)" in paper) == (scheme == "dark")
+        assert book.errors == []
+        assert not [url for url in book.asked if not url.startswith(("file:", "data:", "blob:"))]
+        book.asked.clear()

@@ -1,6 +1,7 @@
 """What the notebooks lean on: figures, explorers and their pure functions, readings, results."""
 
 import json
+import re
 import time
 
 import plotly.graph_objects as go
@@ -112,6 +113,44 @@ def test_no_button_uploads_a_figure():
     fig = plots.figure(go.Bar(y=[1]), title="one")
     for made in (plots.bundle(fig), live.bundle(fig)):
         assert made[plots.PLOTLY]["config"]["showSendToCloud"] is False
+
+
+PAGES = {"light": ("#FFFFFF",), "dark": ("#111111", "#14181E")}  # JupyterLab's, and the site's
+
+
+def test_every_text_is_legible_in_both_themes():
+    """WCAG's 4.5: a figure's own words, colored words in it, and the names of slots."""
+    assert plots.contrast("#FFFFFF", "#767676") == pytest.approx(4.54, abs=0.01)  # WebAIM's
+    look = plots.TEMPLATE.layout
+    assert look.font.color == plots.INK and look.paper_bgcolor == plots.PAPER == "white"
+    assert plots.contrast(plots.INK, "#FFFFFF") >= 4.5
+    for ground in PAGES["dark"]:
+        assert plots.contrast(plots.NIGHT[plots.INK], ground) >= 4.5
+        for color in (plots.NIGHT[plots.BLUE], *plots.COLORS[1:-1], plots.GRAY):
+            assert plots.contrast(color, ground) >= 3  # lines and dots
+    for color in (*plots.COLORS, plots.GRAY):
+        assert plots.contrast(plots.legible(color), "#FFFFFF") >= 4.5
+        assert plots.contrast(plots.over(color), color) >= 4.5
+    assert plots.legible(plots.BLUE) == plots.BLUE, "what is legible stays"
+    best = max(
+        min(plots.contrast(f"#{k:02X}{k:02X}{k:02X}", page) for page in ("#FFFFFF", "#111111"))
+        for k in range(256)
+    )
+    assert best < 4.5, "no color would do on both: stills need paper of their own"
+
+
+def test_words_in_a_figure_are_made_legible():
+    fig = plots.figure(go.Bar(y=[1]), title="one").add_annotation(text="a", font_color=plots.SKY)
+    fig.add_annotation(text="b")
+    first, second = plots.bundle(fig)[plots.PLOTLY]["layout"]["annotations"]
+    assert first["font"]["color"] == plots.legible(plots.SKY) != plots.SKY and "font" not in second
+    assert fig.layout.annotations[0].font.color == plots.SKY, "the figure is as it was"
+
+
+def test_the_names_of_slots_bring_their_ground():
+    page = Reading(["a", "b", "c"], "x", ["B-from", "B-to", "B-day"])._repr_html_()
+    pairs = re.findall(r"background:(#\w{6});color:(#\w{6})", page)
+    assert len(pairs) == 3 and all(plots.contrast(*pair) >= 4.5 for pair in pairs)
 
 
 def test_reading_joins_tags_to_spans():

@@ -78,6 +78,23 @@ def test_show_prints_and_plots(teacher, flights, capsys, monkeypatch):
     assert list(drawn[0].data[0].x) == [2302.596] and drawn[0].data[0].text == ("teacher",)
 
 
+def test_names_in_the_picture_do_not_overlap():
+    """Everything keeps its name while there is room; where there is none, the dot has it alone."""
+    assert ledger.labels([(300, 200, 9, "teacher")]) == [("teacher", "bottom center")]
+    assert ledger.labels([(300, 10, 9, "untrained")])[0][1].startswith("top")
+    pair = ledger.labels([(300, 200, 9, "one"), (300, 185, 9, "two")])
+    assert [name for name, _ in pair] == ["one", "two"] and pair[0][1] != "bottom center"
+    crowd = ledger.labels([(300 + k % 3, 200, 5, "a long name") for k in range(30)])
+    assert 2 <= sum(bool(name) for name, _ in crowd) <= 8
+
+
+def test_every_dot_of_the_picture_has_its_name_under_the_mouse():
+    row = {"notebook": "02", "bytes": 9_000, "macs": 1, "intent_accuracy": 9.0, "slot_f1": 70.0}
+    trace = ledger.draw([row | {"model": f"model {k}", "cpu_ms": 1.0} for k in range(20)]).data[0]
+    assert trace.hovertext == tuple(f"model {k}" for k in range(20))
+    assert "" in trace.text and "hovertext" in trace.hovertemplate
+
+
 @pytest.mark.parametrize(
     ("text", "what"),
     [

@@ -30,6 +30,14 @@ def test_a_picture_stands_in_until_the_live_figure_is_drawn(explorer):
     assert json.loads(second.figure)["layout"]["title"]["text"] == explorer.figure.layout.title.text
 
 
+def test_a_dark_page_has_a_color_for_all_that_is_drawn_on_paper(explorer):
+    night = json.loads(explorer.live.night)
+    layout = json.loads(explorer.live.figure)["layout"]["template"]["layout"]
+    used = {layout["font"]["color"], layout["paper_bgcolor"], layout["plot_bgcolor"]}
+    used |= {v for k, v in layout["xaxis"].items() if k.endswith("color")}
+    assert used <= {*night} and night["white"] == "rgba(0,0,0,0)"
+
+
 def test_the_live_figure_has_a_front_end_that_is_there_at_once(explorer):
     """anywidget gives it 2 seconds; plotly follows in a part of its own."""
     assert len(explorer.live._esm) < 5_000

@@ -81,6 +81,7 @@ def killed_at(step, command):
             os.kill(os.getpid(), signal.SIGKILL)
 
     DefaultFlowCallback.on_step_begin = die
+    os.environ["HF_DEACTIVATE_ASYNC_LOAD"] = "1"  # torch: "Invalid thread pool!" on its threads
     qtc.main(command)
 
 

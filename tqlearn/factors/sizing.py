@@ -12,6 +12,7 @@ from torch.nn.utils import parametrize
 from ..arguments import settle
 from ..kinds import computes_as, freeze_like, is_conv1d, keep_hooks, linear_of, require_editable
 from ..shapes import Ranks
+from ..spaces import Edit
 from ..stages import is_quantizer
 from .cores import Table, keeps_forward
 
@@ -19,7 +20,7 @@ SLACK = 1.005  # a table of eighths and a row of 8 numbers are eight times small
 
 
 @dataclass(frozen=True, repr=False)
-class Structure:
+class Structure(Edit):
     """Replace a layer by a factored one, as large as one of three arguments says.
 
     Args:

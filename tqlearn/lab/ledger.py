@@ -9,7 +9,7 @@ Every notebook adds its rows, in any order, two at once as well; the last notebo
 import json
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from math import log10
 from pathlib import Path
 from statistics import median
@@ -28,6 +28,10 @@ FILE = "ledger.json"  # in the reader's working folder; TQLEARN_LEDGER names ano
 WORDS, WHOLE = ("notebook", "model"), ("bytes", "macs")
 KEYS = {*WORDS, *WHOLE, "intent_accuracy", "slot_f1", "cpu_ms"}
 WAY = "move it away or delete it to begin anew, or name another with TQLEARN_LEDGER"
+AREA, TOP = (680, 290), 105  # pixels inside the axes of a still picture; percent at their top
+LETTER = (8, 18)  # pixels of a letter, wide and high
+PLACES = [f"{y} {x}" for x in ("center", "right", "left") for y in ("bottom", "middle", "top")]
+PLACES.remove("middle center")  # on the dot
 SENTENCES = 32  # in the batch that MACs and time are measured on
 
 
@@ -161,33 +165,70 @@ def table(entries: list[dict]) -> str:
     return "\n".join([head + f"{'CPU':>9}", *lines])
 
 
+def labels(points: Sequence[tuple]) -> list[tuple[str, str]]:
+    """Return what to write at each point of a picture and where, so that no two texts overlap.
+
+    Args:
+        points: pixels from the left, pixels from below, radius of the dot, and its name.
+
+    Returns:
+        Name and plotly's place for it. Where every place is taken the name is empty: the table
+        above the picture has it, and so has the dot under the mouse.
+    """
+    taken = [(x - r, x + r, y - r, y + r) for x, y, r, _ in points]
+    found = []
+    for x, y, r, name in points:
+        wide, high = LETTER[0] * len(name), LETTER[1]
+        across = {"center": x - wide / 2, "right": x + r, "left": x - r - wide}
+        up = {"bottom": y - r - high, "top": y + r, "middle": y - high / 2}
+        for place in PLACES if y > 2 * high else PLACES[::-1]:  # not on the numbers of the axis
+            left, low = across[place.split()[1]], up[place.split()[0]]
+            box = (left, left + wide, low, low + high)
+            if not any(
+                box[0] < b[1] and b[0] < box[1] and box[2] < b[3] and b[2] < box[3] for b in taken
+            ):
+                taken.append(box)
+                found.append((name, place))
+                break
+        else:
+            found.append(("", PLACES[0]))
+    return found
+
+
 def draw(entries: list[dict]) -> go.Figure:
     """Draw bytes against slot F1; the area of a dot is its multiply-adds."""
     most = max(row["macs"] for row in entries)
     sizes = [row["bytes"] / 1e3 for row in entries]
+    dots = [8 + 26 * (row["macs"] / most) ** 0.5 for row in entries]
+    low, high = log10(min(sizes)) - 0.2, log10(max(sizes)) + 0.2
+    points = [
+        (AREA[0] * (log10(size) - low) / (high - low), AREA[1] * row["slot_f1"] / TOP, dot / 2,
+         row["model"])
+        for row, size, dot in zip(entries, sizes, dots, strict=True)
+    ]  # fmt: skip
+    names, places = zip(*labels(points), strict=True)
     return plots.figure(
         go.Scatter(
             x=sizes,
             y=[row["slot_f1"] for row in entries],
-            text=[row["model"] for row in entries],
-            textposition=[  # no name may lie on the numbers of the axis
-                f"{'top' if row['slot_f1'] < 15 else 'bottom'} center" for row in entries
-            ],
+            text=names,
+            textposition=places,
+            hovertext=[row["model"] for row in entries],
             mode="markers+text",
             cliponaxis=False,
             marker={
-                "size": [8 + 26 * (row["macs"] / most) ** 0.5 for row in entries],
+                "size": dots,
                 "color": [plots.GRAY if row["notebook"] == "--" else plots.BLUE for row in entries],
             },
-            hovertemplate="%{text}: %{x:.0f} kB, %{y:.1f} %<extra></extra>",
+            hovertemplate="%{hovertext}: %{x:.0f} kB, %{y:.1f} %<extra></extra>",
         ),
         title="Your ledger: kilobytes, slots, and work (area)",
         x="kilobytes of the whole file (logarithmic)",
         y="slots, span F1 in percent",
         xaxis_type="log",
-        xaxis_range=[log10(min(sizes)) - 0.2, log10(max(sizes)) + 0.2],
+        xaxis_range=[low, high],
         xaxis_tickvals=[digit * 10**power for power in range(6) for digit in (1, 2, 5)],
-        yaxis_range=[0, 105],
+        yaxis_range=[0, TOP],
     )
 
 

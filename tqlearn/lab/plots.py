@@ -19,16 +19,21 @@ WIDTH, HEIGHT = 780, 420
 BLUE, ORANGE, GREEN, RED = "#0072B2", "#E69F00", "#009E73", "#D55E00"
 SKY, PINK, GRAY, INK = "#56B4E9", "#CC79A7", "#9AA0A6", "#30343B"
 COLORS = (BLUE, ORANGE, GREEN, RED, SKY, PINK, INK)
+PAPER, GRID, EDGE, FAINT = "white", "#E6E8EB", "#C3C7CC", "#D5D8DC"
+# what takes their place where an explorer stands on a dark page. Still pictures keep their white
+# paper: no color of text has a contrast of 4.5 both with white and with JupyterLab's #111111
+NIGHT = {INK: "#E4E7EB", BLUE: "#3A9AD9", FAINT: "#4A525D", EDGE: "#7A838F",
+         GRID: "#363D47", PAPER: "rgba(0,0,0,0)"}  # fmt: skip
 
 # no "Share chart..." button: it uploads the figure, and this course asks no network for anything
 CONFIG = {"displaylogo": False, "responsive": True, "showSendToCloud": False}
 
 _AXIS = {
-    "gridcolor": "#E6E8EB",
-    "linecolor": "#C3C7CC",
-    "zerolinecolor": "#C3C7CC",
+    "gridcolor": GRID,
+    "linecolor": EDGE,
+    "zerolinecolor": EDGE,
     "ticks": "outside",
-    "tickcolor": "#C3C7CC",
+    "tickcolor": EDGE,
     "automargin": True,
     "title": {"standoff": 10},
 }
@@ -37,8 +42,8 @@ TEMPLATE = go.layout.Template(
         "colorway": COLORS,
         "font": {"family": "Open Sans, Segoe UI, Arial, sans-serif", "size": 14, "color": INK},
         "title": {"x": 0, "xref": "paper", "xanchor": "left", "font": {"size": 17}},
-        "paper_bgcolor": "white",
-        "plot_bgcolor": "white",
+        "paper_bgcolor": PAPER,
+        "plot_bgcolor": PAPER,
         "margin": {"l": 70, "r": 30, "t": 70, "b": 60},
         "height": HEIGHT,
         "xaxis": _AXIS,
@@ -48,6 +53,38 @@ TEMPLATE = go.layout.Template(
         "colorscale": {"sequential": "Viridis", "diverging": "RdBu"},
     }
 )
+
+
+def contrast(one: str, other: str) -> float:
+    """Return the contrast of two colors such as "#0072B2", 1 to 21; WCAG asks 4.5 of text.
+
+    >>> round(contrast("#FFFFFF", "#000000"), 1), round(contrast(ORANGE, "#FFFFFF"), 1)
+    (21.0, 2.2)
+    """
+    low, high = sorted(_luminance(color) for color in (one, other))
+    return (high + 0.05) / (low + 0.05)
+
+
+def _luminance(color: str) -> float:
+    parts = [int(color[k : k + 2], 16) / 255 for k in (1, 3, 5)]
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in parts]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+def over(color: str) -> str:
+    """Return black or white, whichever reads better on a ground of this color."""
+    return max("#000000", "#FFFFFF", key=lambda ink: contrast(ink, color))
+
+
+def legible(color: str) -> str:
+    """Return the color, darker if need be, for words on white: a contrast of 4.5 at least.
+
+    >>> legible(BLUE), legible(ORANGE)
+    ('#0072B2', '#9E6D00')
+    """
+    parts = [int(color[k : k + 2], 16) for k in (1, 3, 5)]
+    darker = ("#" + "".join(f"{c * k // 100:02X}" for c in parts) for k in range(100, 0, -1))
+    return next(shade for shade in darker if contrast(shade, "#FFFFFF") >= 4.5)
 
 
 def figure(
@@ -89,8 +126,11 @@ def text(fig: go.Figure) -> str:
 
 
 def bundle(fig: go.Figure) -> dict:
-    """Return what ``show`` publishes: plotly's JSON and the words."""
+    """Return what ``show`` publishes: plotly's JSON and the words. Words in a color are legible."""
     spec = json.loads(fig.to_json())
+    for note in spec["layout"].get("annotations", []):
+        if (font := note.get("font", {})).get("color", "").startswith("#"):
+            font["color"] = legible(font["color"])
     spec["config"] = dict(CONFIG)
     return {PLOTLY: spec, "text/plain": text(fig)}
 

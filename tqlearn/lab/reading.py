@@ -54,12 +54,13 @@ class Reading:
 
 
 def _underlined(words: str, slot: str) -> str:
-    """Words on their line, the slot below in small letters and in a color of its own."""
+    """Words on their line, the slot below in small letters on a ground of its own color."""
     color = plots.COLORS[sum(map(ord, slot)) % len(plots.COLORS)]
     return (
         '<span style="display:inline-block;text-align:center;vertical-align:top;line-height:1.3">'
         f'<span style="display:block;border-bottom:3px solid {color}">{escape(words)}</span>'
-        f'<small style="color:{color}">{escape(slot)}</small></span>'
+        f'<small style="background:{color};color:{plots.over(color)};padding:0 4px">'
+        f"{escape(slot)}</small></span>"
     )
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import nn
 
+from ..spaces import Edit
 from ..stages import mask_of
 from . import clips, lsq, ranges, sawb
 from .inputs import INPUT, place
@@ -213,7 +214,7 @@ class Uniform(WeightEdit):
 
 
 @dataclass(frozen=True)
-class Inputs:
+class Inputs(Edit):
     """Quantize what enters a layer, by any of these edits or ``LSQ``; needs calibration batches.
 
     >>> plan = {"*.query": [SAWB(bits=4), Inputs(PACT(bits=4))]}

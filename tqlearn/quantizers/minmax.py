@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from ..arguments import settle
+from ..spaces import Edit
 from ..stages import attach
 from . import ranges
 from .edits import Uniform
@@ -16,7 +17,7 @@ BUCKETS = ("feature", "tensor")
 
 
 @dataclass(frozen=True)
-class MinMax:
+class MinMax(Edit):
     """Quantize matrices, vectors, positions and points between minimum and maximum.
 
     ``{"*": [MinMax(8)]}`` quantizes all of a ``models.Transformer``, ``{"*.quant_*": [MinMax(8)]}``

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from ..arguments import settle
+from ..spaces import Edit
 from ..stages import attach, is_quantizer, weights_of
 
 Per = str | int
@@ -50,7 +51,7 @@ def groups_of(shape: tuple[int, ...], per: Per) -> int:
     return torch.Size(shape).numel() // per
 
 
-class WeightEdit:
+class WeightEdit(Edit):
     """Base of the edits: quantize every weight of a layer, cores included; biases stay in float."""
 
     kind: type  # the quantizer

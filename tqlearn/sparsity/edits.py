@@ -11,6 +11,7 @@ from torch import nn
 
 from ..arguments import require, require_model, settle
 from ..kinds import input_axis, linear_of
+from ..spaces import Edit
 from ..stages import Cores, attach, is_mask, is_quantizer, weights_of
 from .anatomy import ATTENTION, TransformerLayer, transformer_layers
 from .blocks import BlockMask, RowMask
@@ -22,7 +23,7 @@ VARIANTS = ("block", "struct", "hybrid")
 
 
 @dataclass(frozen=True)
-class TwoFour:
+class TwoFour(Edit):
     """Keep two of every four neighbors along the input of a weight; the rest is exactly zero.
 
     Args:
@@ -104,7 +105,7 @@ class TwoFour:
 
 
 @dataclass(frozen=True)
-class BlockPrune:
+class BlockPrune(Edit):
     """Prune a linear layer in blocks whose scores learn.
 
     Args:
@@ -222,8 +223,7 @@ def block_plan(
             shape = (columns, rows) if part == "output" else (rows, columns)
             tied = variant == "struct" and layer.stack
             group = f"{layer.stack}.{part}" if tied else None
-            edit = BlockPrune(shape, group, kind="attention", **shared)
-            plan[getattr(layer, part)] = [edit]
+            plan[getattr(layer, part)] = [BlockPrune(shape, group, kind="attention", **shared)]
         for name in dict.fromkeys(n for n in (layer.gate, layer.up, layer.down) if n):
             edit = BlockPrune(tuple(block), **shared)
             if variant != "block":

@@ -7,27 +7,32 @@ from dataclasses import is_dataclass
 
 from torch import nn
 
+from ..spaces import read
+
 EXAMPLE = "{'*.query': [TT(rank=8), LSQ(bits=4)]}"
 
 
-def check_plan(plan: object) -> None:
-    """Refuse what is no plan, before any layer is looked at.
+def check_plan(plan: object) -> dict[str, Sequence]:
+    """Return a plan with its edits, those that JSON holds as edits again; refuse what is no plan.
 
     Raises:
         TypeError: it is no mapping of patterns to lists of edits.
+        ValueError: a name of an edit that there is not.
     """
     if not isinstance(plan, Mapping):
         raise TypeError(
             f"a plan maps patterns of module names to lists of edits, such as {EXAMPLE}; got a "
             f"{type(plan).__name__}"
         )
+    found = {}
     for pattern, edits in plan.items():
         if not isinstance(pattern, str):
             raise TypeError(f"a pattern is a string, such as '*.query', got {pattern!r}")
         if not isinstance(edits, Sequence) or isinstance(edits, str):
             way = f"; write [{edits!r}]" if callable(edits) else ", and [] leaves a layer alone"
             raise TypeError(f"plan pattern {pattern!r} needs a list of edits, got {edits!r}{way}")
-        for edit in edits:
+        found[pattern] = read(edits)
+        for edit in found[pattern]:
             if isinstance(edit, type) and is_dataclass(edit):
                 raise TypeError(
                     f"plan pattern {pattern!r}: {edit.__name__} is the class; write "
@@ -35,6 +40,7 @@ def check_plan(plan: object) -> None:
                 )
             if not callable(edit):
                 raise TypeError(f"plan pattern {pattern!r}: {edit!r} is no edit (module -> module)")
+    return found
 
 
 def applied(edit: object, layer: nn.Module, name: str, by: object = None) -> nn.Module:

@@ -36,7 +36,7 @@ def match(model: nn.Module, plan: Plan) -> dict[str, Sequence[Edit]]:
         TypeError: the plan is no mapping of patterns to lists of edits.
     """
     require_model("a plan", model)
-    check_plan(plan)
+    plan = check_plan(plan)
     if isinstance(model, LAYERS):
         raise ValueError(
             f"the model is itself a {type(model).__name__}; call the edit on it: TT(rank=8)(layer)"

@@ -60,7 +60,7 @@ def draw_budget(rank: int, bits: int, small_positions: bool = False) -> tuple[go
             x=between,
             y=[g for g in groups for _ in range(3)],
             mode="lines",
-            line={"color": "#D5D8DC", "width": 5},
+            line={"color": plots.FAINT, "width": 5},
             hoverinfo="skip",
             showlegend=False,
         ),

@@ -89,7 +89,7 @@ def draw_distillation(
             x=[point["step"] for point in over_seeds(seeds, metric)],
             y=[point["mean"] for point in over_seeds(seeds, metric)],
             mode="lines",
-            line={"color": "#D5D8DC", "width": 2},
+            line={"color": plots.FAINT, "width": 2},
             name=name,
             showlegend=False,
             hovertemplate="%{fullData.name}: %{y:.2f}<extra></extra>",

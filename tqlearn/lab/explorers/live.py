@@ -46,6 +46,7 @@ class Live(anywidget.AnyWidget):
     figure = traitlets.Unicode().tag(sync=True)
     library = traitlets.Bytes().tag(sync=True)
     still = traitlets.Unicode().tag(sync=True)
+    night = traitlets.Unicode(json.dumps(plots.NIGHT)).tag(sync=True)
     drawn = traitlets.Bool(False).tag(sync=True)
 
     def __init__(self, fig: go.Figure, still: str) -> None:
