@@ -10,18 +10,11 @@ from . import lessons, rooms, tables, terms
 from .links import Links
 
 MAP = ("| | lesson | minutes to read | CPU-seconds to run |", "|---|---|---|---|")
+BY_HAND = "methods names export sweep workbench architectures add_your_architecture"
 PAGES = {  # what is written by hand in docs/ and leads to each other -> where it stands
-    f"{name}.md": f"{name}.md"
-    for name in (
-        "methods",
-        "names",
-        "export",
-        "sweep",
-        "workbench",
-        "architectures",
-        "add_your_architecture",
-    )
-} | {"results.md": "results/index.md"}
+    **{f"{name}.md": f"{name}.md" for name in BY_HAND.split()},
+    "results.md": "results/index.md",
+}
 TITLES = {"glossary.md": "glossary", "instructors.md": "For teachers <instructors>"}
 
 
