@@ -118,6 +118,7 @@ IN_PLACE = re.compile(
 IN_FOLDERS_OF_THEIR_OWN = {  # temporary, a log, or a file that another name replaces at once
     "tqlearn/lab/portable.py": '    with open(os.environ[FILE], "a") as file:',
     "tqlearn/export/folders.py": "        save_file(state, new / ",
+    "tqlearn/lab/workbench/spectra.py": "                save_file({",
     "tqlearn/storage/files.py": "        save_file(state, str(new), metadata=notes)",
     "tqlearn/storage/report.py": "            save_model(packed, str(path), metadata=",
     "tqlearn/recipes/fullyqt.py": "        save_file(kept, new / translation.WEIGHTS,",
@@ -125,6 +126,7 @@ IN_FOLDERS_OF_THEIR_OWN = {  # temporary, a log, or a file that another name rep
     "benchmarks/architectures_read.py": "        new.write_text(json.dumps(found))",
     "benchmarks/kills.py": ("        with open(said,", "        said.write_text("),
     "docs/sitekit/stage.py": "        file.write_text(self.links.rewrite(",
+    "docs/sitekit/explorers.py": ("    (html / SCRIPTS", "        (html / SCRIPTS"),
 }
 
 

@@ -120,6 +120,7 @@ def test_every_explorer_answers_without_a_kernel(book, site):
     drawn = """() => document.querySelector('.tqlearn-live').data.map(
       t => Object.fromEntries(['x', 'y', 'z'].filter(k => k in t).map(k => [k, t[k]])))"""
     assert GRIDS
+    book.add_init_script("localStorage.clear()")  # a theme that another test has chosen
     for number, file in enumerate(GRIDS):
         grid = json.loads(file.read_text("utf-8"))
         at = [control["at"] for control in grid["controls"]]

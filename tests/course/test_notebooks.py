@@ -18,7 +18,8 @@ from tqlearn.lab import exercises, usage
 from tqlearn.lab.build import PLOTLY, WIDGET, clean, tagged
 
 ROOT = Path(__file__).parents[2]
-NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("[0-9]*.ipynb"))  # the lessons
+WORKBENCH = ROOT / "notebooks" / "workbench.ipynb"
 SECTIONS = (  # second-level headings, in this order; the idea's own headings stand in between
     "The question",
     "Predict first",
@@ -62,6 +63,23 @@ def test_there_are_notebooks():
     assert {"00", "02", "04", "08", "09"} <= {stem[:2] for stem in stems}
     assert all(re.fullmatch(r"\d\d_[a-z0-9_]+", stem) for stem in stems)
     assert sum(path.stat().st_size for path in NOTEBOOKS) < 10e6
+    others = {*(ROOT / "notebooks").glob("*.ipynb")} - {*NOTEBOOKS}
+    assert others == {WORKBENCH}, "what is no lesson has its own test"
+
+
+def test_the_workbench_is_stored_as_the_lessons_are():
+    """It has a page with widgets, its picture, and numbers that are compared; no exercises."""
+    nb = nbformat.read(WORKBENCH, as_version=4)
+    nbformat.validate(nb)
+    test_metadata_is_what_any_kernel_can_open(nb)
+    test_cells_ran_once_in_order_without_errors(nb)
+    test_code_cells_are_short_and_show_what_they_end_with(nb)
+    test_links_lead_somewhere(WORKBENCH, nb)
+    (page,) = [cell for cell in code(nb) if "workbench(model" in cell.source]
+    (data,) = bundles(page)
+    assert base64.b64decode(data["image/png"]).startswith(b"\x89PNG") and WIDGET not in data
+    assert "times smaller; mean error" in data["text/plain"]
+    assert len([cell for cell in code(nb) if tagged(cell, "nbval-check-output")]) >= 3
 
 
 def test_sections_come_in_the_course_order(nb):

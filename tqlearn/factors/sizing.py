@@ -114,7 +114,14 @@ class Structure(Edit):
         self.limit(layer)  # what does not fit is refused first
         if layer.weight.is_meta:
             raise ValueError(f"{self!r} needs the values of the weight, which is on meta")
-        rank = self.rank_of_error(layer)
+        return self.paying(layer, self.rank_of_error(layer))
+
+    def paying(self, layer: nn.Module, rank: Ranks) -> Ranks:
+        """Return the rank that the error needs, unless it has as many numbers as the weight.
+
+        Raises:
+            ValueError: it does not pay.
+        """
         if (count := self.numbers(layer, rank)) >= layer.weight.numel():
             raise ValueError(
                 f"{self!r} needs rank {rank} in {self.words(layer)}: {count:,} numbers, where the "

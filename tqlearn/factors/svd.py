@@ -133,10 +133,20 @@ def leading(
     u, s, v, dropped = truncated_svd(matrix, limit, method)
     if allowed is None:
         return u, s, v, dropped
-    tails = s.double().square().flip(0).cumsum(0).flip(0) + dropped**2  # lost before each triple
-    keep = max(1, int((tails.sqrt() > allowed * (1 + 1e-12)).sum()))  # they fall: these come first
-    lost = torch.cat([tails.sqrt(), dropped[None]])[keep]
-    return u[:, :keep], s[:keep], v[:keep], lost
+    lost = tails(s, dropped)
+    keep = enough(lost, allowed)
+    return u[:, :keep], s[:keep], v[:keep], lost[keep]
+
+
+def tails(s: Float[Tensor, "r"], dropped: Float[Tensor, ""]) -> Float[Tensor, "_"]:
+    """Return the norm lost by keeping 0, 1, .. r singular values; ``dropped`` by keeping all."""
+    squared = s.double().square().flip(0).cumsum(0).flip(0) + dropped**2
+    return torch.cat([squared.sqrt(), dropped.double()[None]])
+
+
+def enough(lost: Float[Tensor, "_"], allowed: float) -> int:
+    """Return how many to keep, one at least, to lose no more than a norm; ``lost`` of ``tails``."""
+    return max(1, int((lost[:-1] > allowed * (1 + 1e-12)).sum()))  # they fall: these come first
 
 
 def _cheapest(matrix: Float[Tensor, "m n"], rank: int) -> str:

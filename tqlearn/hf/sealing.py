@@ -17,7 +17,7 @@ from transformers.core_model_loading import revert_weight_conversion
 from transformers.integrations.accelerate import load_offloaded_parameter
 from transformers.modeling_utils import load_state_dict, remove_tied_weights_from_state_dict
 
-from ..storage.digests import KEY, TYPES, Stored, checksum, read, seal
+from ..storage.digests import KEY, TYPES, Stored, blank_seal, checksum, read, seal
 from ..writing import folder_beside
 from .card import remove_card, write_card
 
@@ -109,9 +109,7 @@ def seal_of(model: nn.Module, given: dict) -> dict[str, str]:
     state = dict(given.get("state_dict") or model.state_dict())
     if any(isinstance(tensor, DTensor) for tensor in state.values()):
         return {}
-    for name in model._keys_to_ignore_on_save or ():
-        state.pop(name, None)
-    state = remove_tied_weights_from_state_dict(state, model)
+    state = untied_state(model, state)
     state = {name: _at_hand(model, name, tensor) for name, tensor in state.items()}
     if given.get("save_original_format", True):
         state = revert_weight_conversion(model, state)
@@ -119,6 +117,32 @@ def seal_of(model: nn.Module, given: dict) -> dict[str, str]:
     layout = layout["layout"] if isinstance(layout, dict) else layout.layout
     stored = {name: Stored.of(tensor) for name, tensor in state.items()}
     return {KEY: seal(stored, layout, settled(json.loads(model.config.to_json_string())))}
+
+
+def untied_state(model: nn.Module, state: dict[str, Tensor] | None = None) -> dict[str, Tensor]:
+    """Return the tensors that a file of a model holds: none twice, and none that is not saved."""
+    state = dict(model.state_dict() if state is None else state)
+    for name in model._keys_to_ignore_on_save or ():
+        state.pop(name, None)
+    return remove_tied_weights_from_state_dict(state, model)
+
+
+def as_saved(
+    model: nn.Module, state: dict[str, Tensor], sealed: bool
+) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Return tensors by the names that ``save_pretrained`` gives them, and the header's notes.
+
+    Args:
+        sealed: with digests, as blanks of their length.
+    """
+    state, notes = revert_weight_conversion(model, state), {"format": "pt"}
+    return state, notes | ({KEY: " " * blank_seal(len(state))} if sealed else {})
+
+
+def file_of(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Return what ``save_pretrained`` would write of a model on meta: tensors and notes."""
+    sealed = hasattr(getattr(model, "hf_quantizer", None), "given")
+    return as_saved(model, untied_state(model), sealed)
 
 
 def _at_hand(model: nn.Module, name: str, tensor: Tensor) -> Tensor:

@@ -113,7 +113,7 @@ def main(argv: list[str] | None = None) -> int:
     """Build the named notebooks, or all; print what each has cost; return 1 if a cap is broken."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("notebook", nargs="*", type=Path, help="default: all of notebooks/")
-    paths = parser.parse_args(argv).notebook or sorted(NOTEBOOKS.glob("[0-9]*.ipynb"))
+    paths = parser.parse_args(argv).notebook or sorted(NOTEBOOKS.glob("*.ipynb"))
     if "TQLEARN_CHROMIUM" in os.environ:
         os.environ["BROWSER_PATH"] = os.environ["TQLEARN_CHROMIUM"]  # kaleido's name for it
     os.environ["TQLEARN_STILLS"] = "1"  # explorers add the figure of their default setting

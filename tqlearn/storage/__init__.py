@@ -8,6 +8,7 @@
 - ``files``: save and load
 - ``resizing``: tables that may not change their size
 - ``report``: honest sizes, three ways to count
+- ``weighing``: the same of a model that is not there yet
 """
 
 from .codes import pack_bits, unpack_bits
@@ -24,6 +25,7 @@ from .pack import (
 from .packed import Packed
 from .packed_nm import PackedNM
 from .report import Report, file_bytes, report
+from .weighing import file_size, weigh
 
 __all__ = [
     "Packed",
@@ -33,6 +35,7 @@ __all__ = [
     "bake_tensors",
     "describe",
     "file_bytes",
+    "file_size",
     "load",
     "pack_bits",
     "pack_tensors",
@@ -44,4 +47,5 @@ __all__ = [
     "stored_bytes",
     "unpack_bits",
     "unpack_tensors",
+    "weigh",
 ]

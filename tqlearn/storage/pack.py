@@ -11,6 +11,7 @@ from torch.nn.utils import parametrize
 
 from ..kinds import own_class
 from ..quantizers.grid import require_calibrated
+from ..registry import spec_of
 from ..shapes import packed_bytes
 from ..sparsity.blocks import BlockMask, RowMask
 from ..sparsity.nm import NMMask
@@ -29,12 +30,13 @@ def behind_stages(model: nn.Module) -> list[Tensor]:
 def pack_tensors(model: nn.Module) -> nn.Module:
     """Replace every fake-quantized or N:M-masked tensor by its packed codes, in place.
 
-    A block mask becomes plain zeros: what its scores were for is over.
+    A block mask becomes plain zeros: what its scores were for is over. On meta the codes are empty.
 
     Raises:
         ValueError: a quantizer has no scale yet.
     """
-    require_calibrated(model)
+    if not all(t.is_meta for t in (*model.parameters(), *model.buffers())):
+        require_calibrated(model)
     groups = ties(model)
     for module in list(model.modules()):
         for name, chain in list(getattr(module, "parametrizations", {}).items()):
@@ -48,17 +50,28 @@ def pack_tensors(model: nn.Module) -> nn.Module:
 @torch.no_grad()
 def _pack_tensor(module: nn.Module, name: str, chain: nn.Module) -> None:
     *before, q = [*chain] if is_quantizer(chain[-1]) else [*chain, None]
-    x = chain.original
-    for stage in before:  # masks come before the quantizer
-        x = stage(x)
     masks = [stage for stage in before if isinstance(stage, NMMask)]
-    if masks:
+    x = chain.original
+    for stage in before if not x.is_meta else ():  # masks come before the quantizer
+        x = stage(x)
+    if x.is_meta:
+        packed, codes = _outlined(x, q, masks), None
+    elif masks:
         packed, codes = PackedNM.of(x, q, masks[-1], mask_of(module, name))
     else:
         packed, codes = Packed.of(x, q)
     packed.frozen = is_frozen(module, name)
     parametrize.remove_parametrizations(own_class(module), name, leave_parametrized=False)
     place_packed(module, name, packed, codes)
+
+
+def _outlined(x: Tensor, q: nn.Module | None, masks: list[NMMask]) -> Packed:
+    """Return what would hold the codes of a tensor on meta."""
+    grid = () if q is None else (q.bits, q.qmin, spec_of(q))
+    with torch.device("meta"):
+        if masks:
+            return PackedNM(list(x.shape), spec_of(masks[-1]), *grid).to(x.dtype)
+        return Packed(list(x.shape), *grid).to(x.dtype)
 
 
 def place_packed(module: nn.Module, name: str, packed: Packed, codes: Tensor | None = None) -> None:

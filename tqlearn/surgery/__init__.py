@@ -6,6 +6,7 @@
 - ``compaction``: survey, compact: what masks emptied goes
 - ``compensation``: compensate: GPTQ and SparseGPT, layer by layer, without training
 - ``refill``: fill: zeros become numbers that can learn again
+- ``sketch``: what compress would build, without the numbers
 """
 
 from .compaction import Survey, compact, survey
@@ -13,6 +14,7 @@ from .compensation import compensate, sweep
 from .cuts import Cut
 from .plan import Preview, match, preview
 from .refill import fill
+from .sketch import skeleton_of, sketch
 from .verbs import bake, compress, pack, unpack
 
 __all__ = [
@@ -27,6 +29,8 @@ __all__ = [
     "match",
     "pack",
     "preview",
+    "skeleton_of",
+    "sketch",
     "survey",
     "sweep",
     "unpack",

@@ -1,5 +1,6 @@
 """What a plan may hold, and what an edit has to give back; both are refused by name."""
 
+import copy
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import is_dataclass
@@ -56,6 +57,16 @@ def applied(edit: object, layer: nn.Module, name: str, by: object = None) -> nn.
     if not isinstance(new, nn.Module):
         way = "; let it return the layer" if new is None else ""
         raise TypeError(f"{edit!r} returned a {type(new).__name__} for {name!r}, not a module{way}")
+    return new
+
+
+def outlined(layer: nn.Module, edits: Sequence, name: str) -> nn.Module:
+    """Return the layer that edits make, on meta; with numbers where one is given as an error."""
+    by_error = any(getattr(edit, "error", None) is not None for edit in edits)
+    new = copy.deepcopy(layer)
+    new = new if by_error else new.to("meta")  # an error is a matter of the values
+    for edit in edits:
+        new = applied(edit, new, name, getattr(edit, "skeleton", None))
     return new
 
 

@@ -17,7 +17,7 @@ from ..kinds import is_known, require_no_hook, unsaved_in
 from ..quantizers.named_points import Spot
 from ..stages import Cores, weight_names
 from ..storage.tied import ties
-from .asked import applied, check_plan
+from .asked import check_plan, outlined
 
 Edit = Callable[[nn.Module], nn.Module]
 Plan = Mapping[str, Sequence]  # of edits; ``match`` says which one is none
@@ -200,23 +200,20 @@ def preview(model: nn.Module, plan: Plan) -> Preview:
     """
     rows, made = [], {}
     for name, edits in match(model, plan).items():
-        old = model.get_submodule(name)
-        by_error = any(getattr(edit, "error", None) is not None for edit in edits)
-        new = copy.deepcopy(old)
-        new = new if by_error else new.to("meta")  # an error is a matter of the values
-        for edit in edits:
-            new = applied(edit, new, name, getattr(edit, "skeleton", None))
-        made[name] = new
-        rows.append(
-            {
-                "name": name,
-                "before": _count(old),
-                "after": _count(new),
-                "becomes": _words(new),
-                "edits": [repr(edit) for edit in edits],
-            }
-        )
+        made[name] = outlined(model.get_submodule(name), edits, name)
+        rows.append(row_of(model, name, made[name], edits))
     return Preview(rows, left_out(model, plan, made))
+
+
+def row_of(model: nn.Module, name: str, new: nn.Module, edits: Sequence) -> dict:
+    """Return the row of a preview for a layer and what becomes of it."""
+    return {
+        "name": name,
+        "before": _count(model.get_submodule(name)),
+        "after": _count(new),
+        "becomes": _words(new),
+        "edits": [repr(edit) for edit in edits],
+    }
 
 
 def _count(module: nn.Module) -> int:

@@ -1,0 +1,50 @@
+"""The workbench in a real JupyterLab: a dial moves, the bytes follow, the plan is printed."""
+
+import re
+
+import pytest
+from jupyter_page import OFTEN, SHOTS, explorer, open_notebook, run_cells
+
+pytestmark = pytest.mark.browser
+
+TOLD = ".widget-html-content"
+DARK = "jupyterapp.commands.execute('apputils:change-theme', {theme: 'JupyterLab %s'})"
+
+
+def test_a_dial_on_the_page(page, lab):
+    open_notebook(page, "workbench")
+    run_cells(page, [2, 3, 5])
+    area = explorer(page)
+    before = area.inner_text()
+    size = re.search(r"after\s+([\d,]+)", before)[1]
+    assert "error of weights" in before and "of outputs" in before
+    handle = area.locator(".noUi-handle:visible").nth(1)  # bits of the first row
+    handle.focus()
+    handle.press("ArrowRight")
+    page.wait_for_function(
+        "([area, size]) => !area.innerText.includes(size)",
+        arg=[area.element_handle(), size], polling=OFTEN,
+    )  # fmt: skip
+    area.get_by_role("button", name="copy plan").click()
+    page.wait_for_function(
+        "area => /LowRank[(]ratio=4[)], tq.LSQ[(]bits=5[)]/.test(area.innerText)",
+        arg=area.element_handle(), polling=OFTEN,
+    )  # fmt: skip
+    SHOTS.mkdir(parents=True, exist_ok=True)
+    for theme in ("Dark", "Light"):
+        page.evaluate(DARK % theme)
+        page.wait_for_function(
+            f"(document.body.dataset.jpThemeLight === 'false') === {str(theme == 'Dark').lower()}"
+        )
+        area.screenshot(path=SHOTS / f"workbench_{theme.lower()}.png")
+        table = area.locator("table", has_text="error of weights")
+        table.screenshot(path=SHOTS / f"workbench_layers_{theme.lower()}.png")
+    cut = """e => [...e.querySelectorAll('table, .js-plotly-plot')]
+        .filter(shown => shown.offsetWidth > e.clientWidth).length"""
+    assert area.evaluate(cut) == 0
+    area.get_by_role("tab", name="front").click()
+    page.wait_for_function(
+        "area => / of \\d+ points/.test(area.innerText)", arg=area.element_handle(), polling=OFTEN
+    )
+    assert page.locator('[data-mime-type="application/vnd.jupyter.stderr"]').count() == 0
+    assert page.outside == []

@@ -1,0 +1,490 @@
+"""The workbench: every number it shows is one that the library gives for the printed plan."""
+
+import json
+import re
+import sys
+from html import unescape
+
+import pytest
+import torch
+from torch import nn
+from transformers import (
+    BertConfig,
+    BertForMaskedLM,
+    BertModel,
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    T5Config,
+    T5ForConditionalGeneration,
+    ViTConfig,
+    ViTForImageClassification,
+)
+
+import tqlearn as tq
+import tqlearn.lab
+from tqlearn.factors.svd import truncated_svd
+from tqlearn.lab.workbench import Bench, Row, code, distance, plan_of, workbench
+from tqlearn.lab.workbench.dials import Dials
+from tqlearn.lab.workbench.errors import KEPT, SAMPLE
+from tqlearn.lab.workbench.front import dials
+from tqlearn.lab.workbench.opening import opened
+from tqlearn.lab.workbench.spectra import Spectrum, digest
+from tqlearn.lab.workbench.tables import COST, INK, LOSS, kilo, tint
+
+TINY = {
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 64,
+}
+T5 = {"d_model": 32, "d_kv": 16, "d_ff": 64, "num_layers": 2, "num_heads": 2}
+GPT2 = {"n_embd": 32, "n_layer": 1, "n_head": 2, "n_positions": 16, "vocab_size": 100}
+IDS = torch.arange(16).reshape(2, 8)
+MODELS = {
+    "bert": lambda: BertForMaskedLM(BertConfig(vocab_size=100, max_position_embeddings=16, **TINY)),
+    "llama": lambda: LlamaForCausalLM(LlamaConfig(vocab_size=100, num_key_value_heads=1, **TINY)),
+    "tied": lambda: LlamaForCausalLM(LlamaConfig(vocab_size=100, tie_word_embeddings=True, **TINY)),
+    "vit": lambda: ViTForImageClassification(ViTConfig(image_size=16, patch_size=4, **TINY)),
+    "t5": lambda: T5ForConditionalGeneration(T5Config(vocab_size=100, **T5)),
+    "gpt2": lambda: GPT2LMHeadModel(GPT2Config(**GPT2)),
+}
+BATCHES = {
+    "vit": {"pixel_values": torch.linspace(-1, 1, 1536).reshape(2, 3, 16, 16)},
+    "t5": {"input_ids": IDS, "decoder_input_ids": IDS},
+}
+ROWS = {  # of each two and more, a 2:4 row, quantized inputs, an error, a ratio, every structure
+    "bert": [
+        Row("*.query", structure="LowRank", amount=8, quantizer="LSQ"),
+        Row("*.intermediate.dense", nm="2:4", quantizer="SAWB", inputs=8),
+        Row("*.output.dense", structure="LowRank", by="error", amount=0.5),
+        Row("*word_embeddings", structure="TTM", amount=4),
+    ],
+    "llama": [
+        Row("*.q_proj", structure="TT", amount=4, quantizer="LSQ"),
+        Row("*.mlp.*", nm="2:4"),
+        Row("*embed_tokens", quantizer="LSQ", bits=8, per="channel"),
+    ],
+    "tied": [Row("*embed_tokens", quantizer="LSQ", bits=8), Row("*.mlp.*", nm="1:4")],
+    "vit": [
+        Row("*q_proj", structure="Kronecker", by="ratio", amount=4),
+        Row("*fc1", quantizer="Uniform", bits=8, inputs=8, inputs_by="LSQ"),
+        Row("*", quantizer="LSQ", per=4),
+    ],
+    "t5": [
+        Row("*.q", structure="LowRank", by="ratio", amount=1.8),
+        Row("*.wi", quantizer="LearnedClip", bits=3, per=16),
+        Row("*.o", block=(16, 16), nm=None),
+    ],
+    "gpt2": [
+        Row("*.c_attn", structure="LowRank", amount=4, quantizer="LSQ"),
+        Row("*.c_fc", nm="2:4", quantizer="LSQ"),
+        Row("*.c_proj", structure="LowRank", amount=5),
+    ],
+}
+
+
+@pytest.fixture(params=MODELS)
+def kind(request):
+    return request.param
+
+
+def made(kind):
+    torch.manual_seed(0)
+    return MODELS[kind]().eval()
+
+
+def batches(kind):
+    return [BATCHES.get(kind, {"input_ids": IDS})]
+
+
+def executed(bench):
+    """What the printed lines leave behind."""
+    names = {"model": bench.model, "batches": bench.batches}
+    exec(bench.code(), names)
+    return names
+
+
+@pytest.mark.filterwarnings("ignore:.*matrices under the plan's patterns stay:UserWarning")
+def test_the_printed_plan_gives_the_shown_numbers(kind):
+    bench = Bench(made(kind), batches(kind))
+    bench.rows = ROWS[kind]
+    shown, run = bench.wait(), executed(bench)
+    assert run["plan"] == bench.plan and shown.whole and not shown.refused
+    student = run["student"]
+    assert shown.sizes == tq.report(student, reference=bench.model)  # every row, every byte
+    told = tq.preview(bench.model, bench.plan)
+    assert (shown.preview.rows, shown.preview.left) == (told.rows, told.left)
+    assert len(shown.weights) == len(told.rows)
+    for name, error in shown.weights.items():
+        real = distance(bench.model.get_submodule(name), student.get_submodule(name))
+        assert error == pytest.approx(real, abs=1e-4), name
+    assert set(shown.outputs) == set(shown.weights)
+    assert any(error > 0.01 for error in shown.outputs.values())
+
+
+def test_outputs_are_those_of_the_layers_on_what_enters_them():
+    bench = Bench(made("bert"), batches("bert"))
+    bench.rows = ROWS["bert"]
+    shown, student = bench.wait(), bench.student()
+    inputs = {}
+    for name in shown.outputs:
+        look = lambda m, args, name=name: inputs.setdefault(name, args[0])  # noqa: E731
+        bench.model.get_submodule(name).register_forward_pre_hook(look)
+    bench.model(**bench.batches[0])
+    with torch.no_grad():
+        for name, error in shown.outputs.items():
+            if "intermediate" in name:  # its inputs are quantized, with ranges of their own
+                continue
+            old = bench.model.get_submodule(name)(inputs[name])
+            off = student.get_submodule(name)(inputs[name]) - old
+            assert error == pytest.approx(float(off.norm() / old.norm()), abs=1e-4), name
+
+
+def test_padding_and_the_rest_of_many_rows_are_no_sample():
+    class Head(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.out = nn.Linear(4, 4)
+
+        def forward(self, x, attention_mask=None):
+            return self.out(x)
+
+    x, mask = torch.randn(8, 100, 4), torch.ones(8, 100, dtype=torch.long)
+    mask[0, 1:] = 0
+    seen = Bench(Head(), [{"x": x, "attention_mask": mask}]).errors.seen["out"]
+    assert torch.equal(seen, torch.cat([x[0, :1], x[1:].flatten(0, 1)])[:SAMPLE])
+
+
+def test_a_spectrum_is_the_decomposition_at_every_rank():
+    for shape in ((24, 10), (10, 24), (10, 10)):
+        w = torch.randn(*shape)
+        found = Spectrum.of(w)
+        for rank in (1, 4, 9, 10, 99):
+            u, s, v, dropped = truncated_svd(w, rank)
+            left, right = found.pair(w, rank)
+            torch.testing.assert_close(left @ right, u * s @ v, rtol=1e-4, atol=1e-5)
+            root = s.sqrt()
+            torch.testing.assert_close(left.norm(dim=0), root, rtol=1e-4, atol=1e-5)
+            assert found.error(rank) == pytest.approx(float(dropped / w.norm()), abs=1e-6)
+    assert found.rank(0.5) == tq.LowRank(error=0.5).rank_of_error(_linear(w))
+    flat = Spectrum.of(torch.zeros(3, 5))
+    assert (
+        flat.error(1) == 0
+        and not torch.cat([x.flatten() for x in flat.pair(torch.zeros(3, 5), 2)]).any()
+    )
+
+
+def _linear(weight):
+    linear = nn.Linear(*weight.shape[::-1])
+    linear.weight.data.copy_(weight)
+    return linear
+
+
+def test_decompositions_lie_on_disk_by_the_digest_of_their_weight(tmp_path, monkeypatch):
+    net = nn.Sequential(nn.Linear(12, 8), nn.Linear(8, 8))
+    rows = [Row("*", structure="LowRank", amount=3)]
+    first = Bench(net, cache=tmp_path / "kept")
+    first.rows = rows
+    errors = first.wait().weights
+    while first.step():
+        pass
+    first.errors.save()
+    files = sorted(file.name for file in (tmp_path / "kept").iterdir())
+    assert files == sorted(
+        [KEPT, *(f"{digest({'weight': layer.weight})}.safetensors" for layer in net)]
+    )
+
+    with monkeypatch.context() as patched:  # nothing is decomposed any more, at another rank either
+        patched.setattr(Spectrum, "of", None)
+        again = Bench(net, cache=tmp_path / "kept")
+        again.rows = rows
+        assert again.wait().weights == errors
+        again.rows = [Row("*", structure="LowRank", amount=2, quantizer="LSQ")]
+        assert again.wait().mean > max(errors.values())
+    net[0].weight.data[0, 0] += 1  # another weight is another file
+    changed = Bench(net, cache=tmp_path / "kept")
+    changed.rows = rows
+    assert (
+        changed.wait().weights["0"] != errors["0"] and changed.answer().weights["1"] == errors["1"]
+    )
+
+
+@pytest.mark.parametrize("damage", [b"", b"not a file", None])
+def test_a_damaged_cache_is_made_anew(tmp_path, damage):
+    net = nn.Sequential(nn.Linear(12, 8))
+    rows = [Row("*", structure="LowRank", amount=3)]
+    found = []
+    for _ in range(2):
+        bench = Bench(net, cache=tmp_path)
+        bench.rows = rows
+        found.append(bench.wait().weights)
+        bench.errors.save()
+        for file in tmp_path.iterdir():
+            content = file.read_bytes()
+            file.write_bytes(content[: len(content) // 2] if damage is None else damage)
+    assert found[0] == found[1] and found[0]["0"] > 0
+
+
+def test_a_disk_that_takes_nothing_is_told(tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    bench = Bench(nn.Sequential(nn.Linear(12, 8)), cache=tmp_path / "file")
+    bench.rows = [Row("*", structure="LowRank", amount=3)]
+    assert bench.wait().whole
+    bench.errors.save()
+    assert "not kept on disk" in bench.errors.shelf.trouble
+    assert (tmp_path / "file").read_text() == "in the way"
+
+
+def test_rows_are_refused_before_anything_changes():
+    bench = Bench(made("bert"))
+    before = bench.rows
+    for rows, words in (
+        ([Row("*.quary", quantizer="LSQ")], "matches no Linear .* nearest names"),
+        ([Row("*.query"), Row("*.query", nm="2:4")], "two rows have the pattern"),
+        ([Row("*.query", quantizer="LSQ", bits=9)], "bits"),
+        ([Row("*.query", quantizer="LSQ", per=5)], "query: the last axis .* groups of 5"),
+        ([Row("*embeddings", structure="LowRank")], "embeddings: LowRank takes an nn.Linear"),
+        ([Row("*.query", quantizer="LSQ", inputs=8)], r"workbench\(model, batches=\[...\]\)"),
+    ):
+        with pytest.raises((ValueError, TypeError), match=words):
+            bench.rows = rows
+        assert bench.rows == before
+    with pytest.raises(ValueError, match="there is no score"):
+        bench.measure()
+
+
+def test_an_error_that_does_not_pay_is_told_by_layer():
+    bench = Bench(nn.Sequential(nn.Linear(16, 16)))
+    bench.rows = [Row("0", structure="LowRank", by="error", amount=0.01)]
+    shown = bench.wait()
+    assert re.match("0: LowRank.error=0.01. needs rank 1[56] .*larger error", shown.refused["0"])
+    assert shown.whole and shown.mean is None and shown.sizes is None
+    with pytest.raises(ValueError, match="needs rank"):
+        bench.student()
+
+
+def test_an_error_becomes_ranks_and_the_bytes_wait_for_them():
+    torch.manual_seed(1)
+    net = nn.Sequential(nn.Linear(16, 4, bias=False), nn.Linear(4, 16))
+    bench = Bench(nn.Sequential(_linear(net[1].weight @ net[0].weight)))
+    bench.rows = [Row("0", structure="LowRank", by="error", amount=0.05)]
+    assert bench.answer().sizes is None and not bench.answer().whole
+    shown = bench.wait()
+    assert "rank 4" in str(shown.preview) or shown.preview.after <= 4 * 32 + 16
+    assert shown.sizes == tq.report(bench.student(), reference=bench.model)
+    assert shown.weights["0"] <= 0.05
+
+
+def test_code_has_what_differs_from_the_defaults():
+    plan = plan_of(ROWS["bert"])
+    text = code(plan)
+    assert "'*.query': [tq.LowRank(rank=8), tq.LSQ(bits=4)]," in text
+    assert "tq.TwoFour(), tq.SAWB(bits=4), tq.Inputs(tq.PACT(bits=8))" in text
+    assert text.endswith("tq.calibrate(tq.compress(model, plan), batches)")
+    assert code(plan_of([Row("a"), Row("b", nm="4:8", block=(2, None))])).count("[]") == 1
+
+
+def test_groups_are_roles_and_the_heaviest_is_first():
+    bench = Bench(made("bert"))
+    groups = bench.groups
+    assert len(groups["bert.encoder.layer.*.attention.self.query"]) == 2
+    weights = [sum(layer.bytes for layer in found) for found in groups.values()]
+    assert weights == sorted(weights, reverse=True)
+    assert sum(map(len, groups.values())) == len(bench.layers)
+    for group, layers in groups.items():  # a group is a pattern that finds its layers
+        assert {x.name for x in layers} <= set(tq.surgery.match(bench.model, {group: [tq.LSQ(4)]}))
+
+
+def test_score_is_asked_about_the_student():
+    asked = []
+    bench = Bench(made("bert"), score=lambda student: asked.append(student) or {"accuracy": 0.5})
+    bench.rows = [Row("*.query", structure="LowRank", amount=4)]
+    assert bench.measure() == {"accuracy": 0.5}
+    (student,) = asked
+    assert not student.training and student.bert.encoder.layer[0].attention.self.query.rank == 4
+    assert isinstance(bench.model.bert.encoder.layer[0].attention.self.query, nn.Linear)
+    json.dumps(bench.answer().sizes.summary())
+
+
+@pytest.fixture(scope="module")
+def opened_page():
+    """A workbench as it opens on a tiny BERT, with a score."""
+    torch.manual_seed(0)
+    model = BertModel(BertConfig(vocab_size=100, max_position_embeddings=16, **TINY)).eval()
+    return workbench(model, batches("bert"), lambda m: {"a": m.config.hidden_size}, cache=None)
+
+
+@pytest.fixture
+def page(opened_page):
+    """The same for each test, as it is at first."""
+    view = opened_page.plan_view
+    view.fold.value, view.sort.value = "", "bytes"
+    view.place([Row("*", quantizer="LSQ", bits=8)])
+    yield opened_page.wait()
+    opened_page.worker.rest()
+    assert opened_page.worker.failed is None
+
+
+def shown(page):
+    """The table on the page: name -> cells."""
+    body = re.findall(r"<tr>(<td.*?)</tr>", page.plan_view.table.value)
+    cells = [re.findall(r">([^<]*)</td>", line) for line in body]
+    return {line[0]: line[1:] for line in cells}
+
+
+def test_the_page_is_never_blank_and_shows_the_answer(page):
+    view, answer = page.plan_view, page.bench.answer()
+    assert view.picture.outputs[0]["data"]["text/plain"].startswith("Figure: ")
+    assert kilo(answer.sizes.file) in view.figure.layout.title.text
+    assert f"{100 * answer.mean:.1f} %" in view.figure.layout.title.text
+    for key in ("nominal", "with_metadata", "file"):
+        assert f">{getattr(answer.sizes, key):,}<" in view.caption.value
+    table = shown(page)
+    assert set(table) == set(page.bench.groups)
+    name = "encoder.layer.*.attention.self.query"
+    weights = [e for n, e in answer.weights.items() if n.endswith(".query")]
+    assert table[name][3] == f"{50 * sum(weights):.1f} %"
+    before = sum(layer.bytes for layer in page.bench.groups[name])
+    after = sum(row["bytes"] for row in answer.sizes.rows if row["name"].endswith(".query"))
+    assert (table[name][1], table[name][2]) == (kilo(before), kilo(after))
+    assert "Figure: " in page._repr_mimebundle_()["text/plain"]
+
+
+def test_dials_are_the_plan(page):
+    view = page.plan_view
+    view.append(Row("*.query", structure="LowRank", amount=8))
+    assert page.bench.plan == plan_of(page.bench.rows) and [*page.bench.plan] == ["*.query", "*"]
+    one = view.plan_rows.children[0]
+    moves = [("by", "ratio"), ("amount", 2), ("nm", "2:4"), ("quantizer", "SAWB"), ("bits", 8)]
+    moves += [("per", "channel"), ("inputs", 8), ("pattern", "*.key")]
+    for name, value in moves:
+        one.controls[name].value = "8 bits" if name == "inputs" else value
+        assert not view.trouble
+        assert getattr(page.bench.rows[0], name) == value
+    assert str(page.bench.plan["*.key"][0]) == "LowRank(ratio=2)"
+    fresh = Bench(page.bench.model, page.bench.batches)
+    fresh.rows = page.bench.rows
+    assert fresh.wait().sizes == page.wait().bench.answer().sizes
+    assert "LowRankLinear" in " ".join(shown(page)["encoder.layer.*.attention.self.key"])
+    view.drop(0)
+    assert [*page.bench.plan] == ["*"]
+
+
+@pytest.mark.parametrize("rows", [*ROWS.values(), [Row("a", block=(8, None), per=7, bits=6)]])
+def test_dials_stand_where_their_row_is(rows):
+    for row in rows:
+        one = Dials(row, [], lambda: None)
+        assert one.row == row
+        for name in ("structure", "nm", "block", "quantizer", "inputs"):
+            assert one.controls[name].value is not None, "a blank field"
+
+
+def test_what_is_refused_is_told_and_the_last_plan_stays(page):
+    view, before = page.plan_view, page.bench.plan
+    size = view.figure.layout.title.text
+    view.append(Row("*.quary", quantizer="LSQ"))
+    assert "refused: plan pattern &#x27;*.quary&#x27; matches no" in view.words.value
+    assert page.bench.plan == before and view.figure.layout.title.text == size
+    view.plan_rows.children[0].pattern.value = "*.query"
+    assert "refused" not in view.words.value and [*page.bench.plan] == ["*.query", "*"]
+
+
+def test_lines_fold_sort_and_name_what_is_left_alone(page):
+    view = page.plan_view
+    group = "encoder.layer.*.attention.self.query"
+    view.fold.value = group
+    assert {"encoder.layer.0.attention.self.query"} < set(shown(page)) and group not in shown(page)
+    view.fold.value = "*"
+    assert len(shown(page)) == len(page.bench.layers)
+    view.sort.value = "error"
+    errors = [float(line[3].removesuffix(" %")) for line in shown(page).values()]
+    assert errors == sorted(errors, reverse=True) and errors[0] > errors[-1]
+    assert "leaves no matrix alone" in view.caption.value
+    view.plan_rows.children[0].pattern.value = "encoder*"
+    assert (
+        "Left alone" in view.caption.value and "embeddings.word_embeddings (" in view.caption.value
+    )
+
+
+def test_copy_and_score(page, monkeypatch):
+    view = page.plan_view
+    view.show_code()
+    assert unescape(re.sub("<.*?>", "", view.shown.value)) == page.bench.code()
+    view.measure()
+    assert unescape(re.sub("<.*?>", "", view.shown.value)) == "{'a': 32}"
+    monkeypatch.setattr(page.bench, "score", lambda model: 1 / 0)
+    view.measure()
+    assert "score failed: ZeroDivisionError" in view.shown.value and not view.ask.disabled
+
+
+def test_a_dial_swept_is_a_front_of_the_librarys_numbers(page, monkeypatch):
+    page.tabs.selected_index = 1
+    page.wait()
+    front = page.front_view
+    assert front.dial.value == "bits of *" and len(front.points) == 7
+    for point in front.points[::3]:
+        fresh = Bench(page.bench.model)
+        fresh.rows = point.rows
+        answer = fresh.wait()
+        assert (answer.sizes, answer.mean) == (point.answer.sizes, pytest.approx(point.answer.mean))
+    line, chosen = front.figure.data
+    assert (*line.x,) == tuple(p.answer.sizes.file / 1e6 for p in front.points)
+    assert [*line.x] == sorted(line.x) and [*line.y] == sorted(line.y, reverse=True)
+    assert chosen.x[0] == line.x[-1] and chosen.y[0] == line.y[-1]  # eight bits
+    front.measure()
+    assert [*front.figure.data[2].y] == [32.0] * 7
+    front.scores.clear()
+    monkeypatch.setattr(page.bench, "score", lambda model: 1 / 0)
+    front.measure()
+    assert front.caption.value.startswith("score failed at 2: ZeroDivisionError")
+    page.tabs.selected_index = 0
+    assert page.bench.others == []
+
+
+def test_every_dial_of_a_plan_can_be_swept():
+    labels = [dial.label for dial in dials(ROWS["bert"])]
+    assert labels == [
+        *("rank of *.query", "bits of *.query", "bits of *.intermediate.dense"),
+        *("N:M of *.intermediate.dense", "inputs of *.intermediate.dense"),
+        *("error of *.output.dense", "rank of *word_embeddings"),
+    ]
+    swept = dials(ROWS["bert"])[0]
+    assert [row.amount for row in swept.rows(ROWS["bert"], 3)] == [3, 8, 0.5, 4]
+
+
+def luminance(color):
+    parts = [int(color[k : k + 2], 16) / 255 for k in (1, 3, 5)]
+    r, g, b = (c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in parts)
+    return 0.2126 * r + 0.7152 * g + 0.0722 * b
+
+
+def test_every_cell_can_be_read_in_both_themes(page):
+    for color in (COST, LOSS):
+        assert tint(0, color) == "#FFFFFF" and tint(1, color) == color == tint(7, color)
+        for k in range(21):
+            paper, ink = luminance(tint(k / 20, color)), luminance(INK)
+            assert (paper + 0.05) / (ink + 0.05) >= 4.5
+    for view in (page.plan_view.table.value, page.plan_view.caption.value):
+        cells = re.findall(r'<t[dh] style="([^"]*)"', view)
+        assert cells and all(re.search("color:#.*background:#", style) for style in cells)
+
+
+def test_a_folder_opens_as_a_model_does(tmp_path):
+    made("bert").save_pretrained(tmp_path)
+    bench = Bench(opened(tmp_path))
+    bench.wait()
+    assert type(bench.model).__name__ == "BertForMaskedLM" and not bench.model.training
+    plain = Bench(made("bert"))
+    assert bench.answer().weights == plain.wait().weights
+    with pytest.raises(ValueError, match="'no/where' is no folder that save_pretrained wrote"):
+        opened("no/where")
+    assert tqlearn.lab.workbench is sys.modules["tqlearn.lab.workbench"]
+
+
+def test_no_model_is_refused():
+    with pytest.raises(TypeError, match="model"):
+        workbench(3)
+    with pytest.raises(ValueError, match="is on meta"):
+        workbench(nn.Linear(2, 2, device="meta"))

@@ -1,0 +1,46 @@
+"""A workbench for a model of one's own: dials over its layers, what they cost and what they lose.
+
+    from tqlearn.lab import workbench
+    workbench(model, batches=[...], score=accuracy)
+
+- ``rows``: a plan as rows of dials, and as code
+- ``sizes``: bytes, as ``tq.report`` counts them
+- ``spectra``: one decomposition of each matrix
+- ``errors``: what a layer loses
+- ``bench``: all of it for one model, without widgets
+- ``worker``: in the background
+- ``dials``, ``tables``, ``front``, ``view``: what the reader sees
+- ``opening``: a folder or a name in the place of a model
+"""
+
+import sys
+import types
+
+from .bench import Answer, Bench, Layer
+from .errors import Errors, distance
+from .rows import Row, code, plan_of
+from .sizes import Sizes
+from .view import Workbench, workbench
+
+__all__ = [
+    "Answer",
+    "Bench",
+    "Errors",
+    "Layer",
+    "Row",
+    "Sizes",
+    "Workbench",
+    "code",
+    "distance",
+    "plan_of",
+    "workbench",
+]
+
+
+class _Verb(types.ModuleType):
+    """The package is called like what it offers, and can be called like it."""
+
+    __call__ = staticmethod(workbench)
+
+
+sys.modules[__name__].__class__ = _Verb

@@ -1,0 +1,132 @@
+"""The decomposition of each matrix, made once: a rank is a slice of it.
+
+Of a matrix and its singular triples one basis is enough, that of the short side: the other one is
+the matrix times it. Kept on disk by the digest of the weight, and read where it lies.
+"""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from ...factors import LowRank
+from ...factors.layers import LowRankLinear
+from ...factors.svd import check_finite, enough, squares, tails, truncated_svd
+from ...kinds import linear_of
+from ...precision import widened
+from ...storage.digests import Stored
+from ...writing import beside
+
+FORMAT = "tqlearn workbench 1"
+
+
+@dataclass(frozen=True)
+class Spectrum:
+    """Singular values of a matrix and the basis of its short side, (short, short), rows first."""
+
+    values: Float[Tensor, "short"]
+    basis: Float[Tensor, "short short"]
+    lost: Float[Tensor, "_"]  # the norm that each rank loses, from rank 0
+    norm: float
+
+    @classmethod
+    def of(cls, matrix: Float[Tensor, "m n"]) -> "Spectrum":
+        """Decompose a matrix, as ``LowRank`` does.
+
+        Raises:
+            ValueError: it has a NaN or infinite entry.
+        """
+        check_finite(matrix)
+        wide = widened(matrix)
+        u, s, v, dropped = truncated_svd(wide, min(wide.shape))
+        basis = v if wide.shape[0] >= wide.shape[1] else u.T
+        return cls(s, basis.contiguous(), tails(s, dropped), float(squares(wide).sqrt()))
+
+    def error(self, rank: int) -> float:
+        """Return the relative error of the nearest matrix of a rank."""
+        return float(self.lost[min(rank, len(self.values))]) / self.norm if self.norm else 0.0
+
+    def rank(self, error: float) -> int:
+        """Return the rank that a relative error needs."""
+        return enough(self.lost, error * self.norm)
+
+    def pair(self, matrix: Float[Tensor, "m n"], rank: int) -> tuple[Tensor, Tensor]:
+        """Return the factors (m, rank) and (rank, n) of the nearest matrix of a rank."""
+        wide, tall = widened(matrix), matrix.shape[0] >= matrix.shape[1]
+        near, root = self.basis[:rank].to(wide), self.values[:rank].sqrt().to(wide)
+        other = wide @ near.T if tall else (near @ wide).T  # its columns are as long as the values
+        other = torch.where(root > 0, other / root, 0.0)
+        near = root[:, None] * near
+        left, right = (other, near) if tall else (near.T, other.T)
+        return left.to(matrix.dtype), right.to(matrix.dtype)
+
+    def layer(self, edit: LowRank, layer: nn.Module) -> LowRankLinear:
+        """Return what an edit with a rank makes of a layer."""
+        linear = linear_of(layer)
+        new = edit.empty(linear).to(linear.weight)
+        new.set_cores(self.pair(linear.weight.detach(), edit.rank))
+        if new.bias is not None:
+            new.bias.data.copy_(linear.bias)
+        new.dense_like = None if linear is layer else type(layer)
+        return new
+
+
+def digest(tensors: Mapping[str, Tensor]) -> str:
+    """Return 32 letters that tell a layer's numbers from any others."""
+    told = hashlib.blake2b(digest_size=16)
+    for name, tensor in sorted(tensors.items()):
+        stored = Stored.of(tensor)
+        told.update(f"{name} {stored.dtype} {stored.shape}".encode())
+        told.update(stored.data)
+    return told.hexdigest()
+
+
+class Shelf:
+    """Spectra on disk, one file for each digest; in memory where no folder is given.
+
+    ``trouble`` has the words of the disk where it takes no files.
+    """
+
+    def __init__(self, folder: Path | None) -> None:
+        self.folder, self.memory, self.trouble = folder, {}, ""
+
+    def get(self, key: str) -> Spectrum | None:
+        """Return a spectrum that was put, in this session or an earlier one."""
+        if key in self.memory:
+            return self.memory[key]
+        place = None if self.folder is None else self.folder / f"{key}.safetensors"
+        if place is None or not place.is_file():
+            return None
+        try:
+            with safe_open(str(place), "pt") as file:
+                notes = file.metadata() or {}
+                if notes.get("format") != FORMAT:
+                    return None
+                parts = {name: file.get_tensor(name) for name in ("values", "basis", "lost")}
+            self.memory[key] = Spectrum(**parts, norm=float(notes["norm"]))
+        except (SafetensorError, KeyError):
+            return None  # cut short or foreign: it is decomposed anew
+        return self.memory[key]
+
+    def put(self, key: str, found: Spectrum) -> Spectrum:
+        """Keep a spectrum."""
+        self.memory[key] = found
+        if self.folder is None or self.trouble:
+            return found
+        parts = {"values": found.values, "basis": found.basis, "lost": found.lost}
+        notes = {"format": FORMAT, "norm": repr(found.norm)}
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with beside(self.folder / f"{key}.safetensors") as new:
+                save_file({k: t.contiguous() for k, t in parts.items()}, new, metadata=notes)
+        except OSError as error:
+            self.trouble = f"decompositions are not kept on disk: {error}"
+            return found
+        del self.memory[key]  # from now on it lies in the file, in pages that may go
+        return self.get(key) or found

@@ -1,0 +1,75 @@
+"""What takes longer than a slider's move is found in a thread of its own, a layer at a time."""
+
+import time
+from collections.abc import Callable
+from threading import Event, Lock, Thread
+
+from .bench import Bench
+
+OFTEN = 0.5  # seconds between two pieces of news
+
+
+class Worker:
+    """Takes a bench's steps in the background.
+
+    Args:
+        told: called from the thread when there is news, and once when all is known.
+
+    ``failed`` has the exception that ended the thread, if one did.
+    """
+
+    def __init__(self, bench: Bench, told: Callable[[], None]) -> None:
+        self.bench, self.told, self.failed = bench, told, None
+        self.thread: Thread | None = None
+        self.known, self.again, self.lock = Event(), Event(), Lock()
+
+    def wake(self) -> None:
+        """Begin, or look again: there is another plan."""
+        with self.lock:
+            self.known.clear()
+            self.again.set()
+            if self.thread is None:
+                self.thread = Thread(target=self._run, name="tqlearn-workbench", daemon=True)
+                self.thread.start()
+
+    def settled(self, seconds: float | None = None) -> bool:
+        """Wait until the plan is known, or so long; say whether it is."""
+        return self.known.wait(seconds)
+
+    def rest(self) -> None:
+        """Wait until there is nothing left to do."""
+        if (thread := self.thread) is not None:
+            thread.join()
+
+    def _run(self) -> None:
+        try:
+            while self._wanted():
+                self._all()
+        except BaseException as error:
+            self.failed, self.thread = error, None
+            raise
+        finally:
+            self.known.set()
+            self.told()
+
+    def _wanted(self) -> bool:
+        with self.lock:  # a call of ``wake`` comes before, or finds no thread
+            if self.again.is_set():
+                self.again.clear()
+                return True
+            self.thread = None
+            return False
+
+    def _all(self) -> None:
+        last = time.monotonic()
+        while self.bench.step(idle=False):
+            if time.monotonic() - last > OFTEN:
+                self.told()
+                last = time.monotonic()
+        if self.again.is_set():
+            return
+        self.known.set()
+        self.told()
+        while not self.again.is_set() and self.bench.step():
+            pass
+        self.bench.errors.save()
