@@ -167,6 +167,7 @@ def become(arguments: list[str], folder: str, environment: dict[str, str]) -> No
     """Do as ``python ARGUMENTS`` does."""
     import runpy
 
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # the server's may be to ignore it
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(environment)

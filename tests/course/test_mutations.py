@@ -18,6 +18,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
+import tensorly
 import torch
 from conftest import require
 
@@ -124,6 +125,8 @@ def _as_a_reader(monkeypatch, tmp_path):
     require(sys.platform == "linux", "a process that has used torch forks safely on Linux alone")
     monkeypatch.chdir(ROOT / "notebooks")
     monkeypatch.setenv("TQLEARN_LEDGER", str(tmp_path / "ledger.json"))
+    with tensorly.backend_context("numpy"):  # a reader's; other tests, and tltorch, have set theirs
+        yield
 
 
 @pytest.mark.parametrize("number", sorted(CHANGES))

@@ -31,7 +31,7 @@ def stream(w: Writer, weight: Weight) -> str:
     return w.once((weight.name, "stream"), lambda: w.constant(weight.stream, np.uint8, weight.name))
 
 
-def spread(w: Writer, weight: Weight, kept: str, hole: float, dtype: type) -> str:
+def spread(w: Writer, weight: Weight, kept: str, hole: float | int, dtype: type) -> str:
     """Put the kept numbers of an N:M mask in their places, ``hole`` elsewhere."""
     module, form = weight.form, weight.form.form
     runs = unpacked(

@@ -58,8 +58,8 @@ TEMPLATE = go.layout.Template(
 def contrast(one: str, other: str) -> float:
     """Return the contrast of two colors such as "#0072B2", 1 to 21; WCAG asks 4.5 of text.
 
-    >>> round(contrast("#FFFFFF", "#000000"), 1), round(contrast(ORANGE, "#FFFFFF"), 1)
-    (21.0, 2.2)
+    >>> round(contrast("#FFFFFF", "#000000"), 1), round(contrast(BLUE, "#FFFFFF"), 1)
+    (21.0, 5.2)
     """
     low, high = sorted(_luminance(color) for color in (one, other))
     return (high + 0.05) / (low + 0.05)
