@@ -54,7 +54,7 @@ pygments_style = "xcode"
 html_context = {"default_mode": "auto"}
 html_theme_options = {
     "logo": {"text": "tqlearn"},
-    "header_links_before_dropdown": 7,
+    "header_links_before_dropdown": 5,
     "show_nav_level": 1,
     "show_toc_level": 1,
     "pygments_light_style": "xcode",
