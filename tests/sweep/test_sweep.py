@@ -174,6 +174,15 @@ def test_a_plan_that_a_layer_refuses_ends_that_trial_alone():
     assert any("does not divide" in words for words in refused) and done.front()
 
 
+def test_the_last_trials_of_another_machine_are_not_waited_for():
+    done = sweep()
+    trial = done.study.ask()
+    trial.set_user_attr("worker", {"host": "another", "pid": 1, "began": 0.0})
+    done.run(3, progress=False)
+    states = [t.state for t in done.study.trials]
+    assert states == [optuna.trial.TrialState.RUNNING, *2 * [optuna.trial.TrialState.COMPLETE]]
+
+
 def test_refusals(tmp_path):
     with pytest.raises(TypeError, match="nothing to search"):
         sweep(space={"0": [tq.LSQ(bits=4)]})

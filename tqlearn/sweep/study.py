@@ -113,7 +113,8 @@ class Sweep:
     def run(self, trials: int, *, progress: bool = True) -> "Sweep":
         """Go on until the study has so many finished trials, whoever has run them.
 
-        Trials of processes that have died are begun anew, with the plans they had.
+        Trials of this machine's processes that have died are begun anew, with the plans they had.
+        The last trials of other machines are not waited for.
         """
         from tqdm.auto import tqdm
 
@@ -121,12 +122,14 @@ class Sweep:
             while (done := self._ended()) < trials:
                 bar.update(done - bar.n)
                 self._retry()
-                running = len(self.study.get_trials(deepcopy=False, states=[TrialState.RUNNING]))
-                if done + running >= trials:  # the last ones are with other workers
+                running = self.study.get_trials(deepcopy=False, states=[TrialState.RUNNING])
+                if done + len(running) < trials:
+                    self._one()
+                elif any(_is_here(trial) for trial in running):  # it may die yet
                     time.sleep(0.2)
-                    continue
-                self._one()
-            bar.update(trials - bar.n)
+                else:
+                    break  # the last ones are with other machines
+            bar.update(done - bar.n)
         return self
 
     def _ended(self) -> int:
@@ -150,10 +153,9 @@ class Sweep:
 
     def _retry(self) -> None:
         """Give up trials whose process has died, and queue their plans."""
-        here = worker()["host"]
         for trial in self.study.get_trials(deepcopy=False, states=[TrialState.RUNNING]):
             owner = trial.user_attrs.get("worker")
-            if owner and owner["host"] == here and began(owner["pid"]) != owner["began"]:
+            if owner and _is_here(trial) and began(owner["pid"]) != owner["began"]:
                 try:
                     self.study.tell(trial.number, state=TrialState.FAIL)
                 except (ValueError, RuntimeError):
@@ -187,6 +189,12 @@ class Sweep:
         counts = (f"{states.count(s)} {s.name.lower()}" for s in dict.fromkeys(states))
         ranges = len([*ranges_in([self.space, self.options])])
         return "\n".join([*lines, f"trials: {', '.join(counts)}; {ranges} ranges"])
+
+
+def _is_here(trial: optuna.trial.FrozenTrial) -> bool:
+    """Say whether a trial runs on this machine; one that has just begun has not said so yet."""
+    here = worker()["host"]
+    return trial.user_attrs.get("worker", {"host": here})["host"] == here
 
 
 def _plan_words(one: Found) -> str:
