@@ -79,7 +79,7 @@ def test_the_workbench_is_stored_as_the_lessons_are():
     (data,) = bundles(page)
     assert base64.b64decode(data["image/png"]).startswith(b"\x89PNG") and WIDGET not in data
     assert "times smaller; mean error" in data["text/plain"]
-    assert len([cell for cell in code(nb) if tagged(cell, "nbval-check-output")]) >= 3
+    assert len([cell for cell in code(nb) if tagged(cell, "nbval-check-output")]) >= 5
 
 
 def test_sections_come_in_the_course_order(nb):
