@@ -75,7 +75,7 @@ test-unit: $(STAMP)
 
 test-notebooks: $(STAMP)
 	@$(BIN)/python -m pytest -q -rs -n 2 --dist loadscope --nbval-lax -p tests.nbval_solutions \
-	  --nbval-current-env --nbval-sanitize-with tests/nbval_sanitize.cfg \
+	  -p tests.warm --nbval-kernel-name warm --nbval-sanitize-with tests/nbval_sanitize.cfg \
 	  --nbval-cell-timeout 900 --nbval-kernel-startup-timeout 300 notebooks
 
 test-browser: $(STAMP)
@@ -101,8 +101,8 @@ test-portable: $(STAMP)
 	    OMP_WAIT_POLICY=passive; \
 	  $(BIN)/python -m pytest -q -n 2 --dist loadscope --no-loadscope-reorder \
 	    -m "not gpu and not browser and not timing" $(FORMS) $(TESTS); \
-	  $(BIN)/python -m pytest -q -n 2 --dist loadscope --nbval-lax --nbval-current-env \
-	    --nbval-sanitize-with tests/nbval_sanitize.cfg --nbval-cell-timeout 900 \
+	  $(BIN)/python -m pytest -q -n 2 --dist loadscope --nbval-lax -p tests.warm \
+	    --nbval-kernel-name warm --nbval-sanitize-with tests/nbval_sanitize.cfg --nbval-cell-timeout 900 \
 	    --nbval-kernel-startup-timeout 300 $(NOTEBOOKS); \
 	  done; done
 

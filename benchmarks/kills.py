@@ -27,6 +27,7 @@ from pathlib import Path
 from unittest.mock import patch
 
 import safetensors.torch
+import seqeval.metrics  # noqa: F401  # here, and not anew in every fork that evaluates
 import torch
 import transformers
 from common import parser, write

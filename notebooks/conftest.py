@@ -3,9 +3,10 @@
 import os
 import tempfile
 
+import psutil
 import pytest
 
-from tqlearn.lab.usage import process_usage, speed
+from tqlearn.lab.usage import Usage, process_usage, speed
 
 
 def pytest_sessionstart(session):
@@ -22,13 +23,28 @@ def pytest_runtest_teardown(item, nextitem):
     last = nextitem is None or nextitem.parent is not item.parent
     usage = None
     if last and kernel is not None and kernel.is_alive():
-        usage = process_usage(kernel.km.provisioner.pid)
+        usage = _usage(kernel)
         scaled = f"{usage.scaled(speed()):.1f} scaled (this machine: {speed():.2f})"
         item.user_properties.append(("usage", f"{item.path.name:40} {usage}, {scaled}"))
     result = yield  # nbval shuts the kernel down here
     if usage is not None and (complaint := usage.complaint(speed())):
         pytest.fail(f"{item.path.name} used {complaint}", pytrace=False)
     return result
+
+
+def _usage(kernel) -> Usage:
+    """What a kernel has used. A fork (tests/warm.py) is charged with its server's imports, too."""
+    asked = kernel.kc.execute(
+        "", silent=True, user_expressions={"pid": "__import__('os').getpid()"}
+    )
+    while (reply := kernel.kc.get_shell_msg(timeout=60))["parent_header"]["msg_id"] != asked:
+        pass
+    pid = int(reply["content"]["user_expressions"]["pid"]["data"]["text/plain"])
+    usage = process_usage(pid)
+    if pid == kernel.km.provisioner.pid:
+        return usage
+    imports = psutil.Process(pid).parent().cpu_times()
+    return Usage(usage.cpu_seconds + imports.user + imports.system, usage.peak_bytes)
 
 
 def pytest_terminal_summary(terminalreporter):

@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 import pytest
-from warm import FORKS, FRESH
+from warm import FORKS, FRESH, python
 
 WAYS = [[sys.executable], FRESH]
 
@@ -37,6 +37,15 @@ def test_sees_the_same(tmp_path):
         options = {"cwd": tmp_path, "env": env, "input": "given"}
         cold, warm = (run(way, *words, "a", "b", **options) for way in WAYS)
         assert cold.stdout == warm.stdout and "given" in warm.stdout, (words, warm.stderr)
+
+
+@pytest.mark.skipif(not FORKS, reason="a plain start")
+def test_what_it_starts_is_a_fork_too():
+    inner = "import sys; print('transformers' in sys.modules)"
+    code = f"import subprocess, sys; subprocess.run([sys.executable, '-u', '-c', {inner!r}])"
+    assert run(FRESH, "-c", code).stdout == "True\n"
+    assert run([python()], "-c", inner).stdout == "True\n"
+    assert run([sys.executable], "-c", inner).stdout == "False\n"
 
 
 @pytest.mark.skipif(not FORKS, reason="a plain start")

@@ -2,10 +2,11 @@
 
 ``[*FRESH, "-c", code, ...]`` does what ``[sys.executable, "-c", code, ...]`` does, and so do
 ``-m module`` and a script: the same arguments, environment, folder, open files, signals and exit
-status (1 after an interrupt). But it is a fork of a server that has imported the big packages
-before, and nothing of tqlearn. What those packages read from the environment when they are
-imported they have read then: a test of such a variable, or of an import itself, starts a process
-of its own.
+status (1 after an interrupt). What it starts with ``sys.executable`` comes the same way, and so
+does what a test starts that puts ``python()`` in its place. But it is a fork of a server that has
+imported the big packages before, and nothing of tqlearn. What those packages read from the
+environment when they are imported they have read then: a test of such a variable, or of an import
+itself, starts a process of its own.
 
 As a plugin (``-p tests.warm``, and of tests/conftest.py) this starts the server, one for all
 workers and for what they start, which imports nothing until it is asked. Kernels come the same
@@ -24,14 +25,20 @@ FRESH = [sys.executable, "-I", "-S", os.path.abspath(__file__)] if FORKS else [s
 IMPORTED = """
     torch._dynamo transformers.trainer transformers.models.bert.modeling_bert peft safetensors.torch
     scipy.stats plotly.graph_objects plotly.io ipywidgets anywidget ipykernel.kernelapp nbformat
-    nbgrader.api nbgrader.apps.nbgraderapp
+    nbgrader.api nbgrader.apps.nbgraderapp seqeval.metrics
 """
+
+
+def python() -> str:
+    """The path of a ``python`` that does as FRESH does."""
+    return os.path.join(os.path.dirname(os.environ[SOCKET]), "python") if FORKS else sys.executable
 
 
 def pytest_configure(config):
     """Start the server, unless pytest is itself a worker, or a test's."""
     if os.environ.get(SOCKET):
         return
+    import shlex
     import tempfile
     from pathlib import Path
     from subprocess import PIPE, Popen
@@ -46,6 +53,8 @@ def pytest_configure(config):
     os.environ["JUPYTER_PATH"] = os.pathsep.join(filter(None, paths))
     if FORKS:
         os.environ[SOCKET] = str(Path(folder.name, "socket"))
+        Path(python()).write_text(f'#!/bin/sh\nexec {shlex.join(FRESH)} "$@"\n')
+        os.chmod(python(), 0o700)
         clean = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
         command = [sys.executable, __file__]  # in a group of its own: Control-C is for pytest
         server = Popen(command, stdin=PIPE, stdout=PIPE, env=clean, process_group=0)
@@ -175,6 +184,10 @@ def become(arguments: list[str], folder: str, environment: dict[str, str]) -> No
     sys.stderr = open(2, "w", buffering=1, errors="backslashreplace", closefd=False)
     sys.__stdin__, sys.__stdout__, sys.__stderr__ = sys.stdin, sys.stdout, sys.stderr
     sys.path[:0] = filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))
+    sys.executable = python()
+    if arguments[0] == "-u":
+        sys.stdout.reconfigure(line_buffering=True)
+        arguments = arguments[1:]
     kind, *rest = arguments
     if kind == "-m":
         sys.argv, sys.path[:0] = rest, [folder]

@@ -5,6 +5,7 @@ import json
 import sys
 
 import pytest
+import warm
 from conftest import BENCHMARKS
 
 import tqlearn.data
@@ -100,8 +101,9 @@ def test_embedded_script_runs(quick, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_recipe_runs_as_a_command_of_its_own(script, tmp_path, capfd):
+def test_a_recipe_runs_as_a_command_of_its_own(script, tmp_path, capfd, monkeypatch):
     """The command's record; the second time it is kept; a command that fails is no result."""
+    monkeypatch.setattr(sys, "executable", warm.python())
     run = script("runs").run_recipe
     options = {"data": "digits", "teacher": "scratch", "hidden_size": 16, "num_layers": 1,
                "max_steps": 1, "use_cpu": True, "disable_tqdm": True}  # fmt: skip

@@ -1,10 +1,10 @@
 """The notebooks notice a wrong line: one constant changed in a hand-built cell turns a cell red.
 
 ``mutations/NN.json`` lists for notebook NN which text becomes which. The cells up to the end
-of "The library agrees" run once, as they stand (nothing may turn red). In front of each cell the
-process forks, once for each change in it: the child runs the changed cell and those after it, and
-an assertion, or a compared cell that prints something else, must catch it. Whatever the change did
-to models, seeds and names ends with the child. One more child changes nothing and must be green.
+of "The library agrees" run once, as they stand, in a forked child (nothing may turn red). In front
+of each cell that child forks, once for each change in it: the grandchild runs the changed cell and
+those after it, and an assertion, or a compared cell that prints something else, must catch it.
+Whatever the change did to models, seeds and names ends with it.
 """
 
 import contextlib
@@ -75,7 +75,21 @@ def red_if_changed(cells: list, change: dict, namespace: dict) -> str | None:
     return next(filter(None, map(red, cells, sources, [namespace] * len(cells))), None)
 
 
-def apart(function, *arguments) -> str | None:
+def run(number: str) -> dict[str, str | None]:
+    """What turned red: with change k under k; under "" as it stands."""
+    cells = [cell for cell, _ in cells_until_agreement(number)]
+    found: dict = {}
+    namespace: dict = {"__name__": "__main__"}
+    for place, cell in enumerate(cells):
+        for k, change in enumerate(CHANGES[number]):
+            if change["old"] in cell.source:
+                found[str(k)] = apart(red_if_changed, cells[place:], change, namespace)
+        if wrong := red(cell, cell.source, namespace):
+            return found | {"": wrong}
+    return found | {"": None}
+
+
+def apart(function, *arguments):
     """Call the function in a forked child; return its answer, or how the child died.
 
     No ``multiprocessing``: transformers behaves differently where it sees one of its processes.
@@ -100,24 +114,11 @@ def apart(function, *arguments) -> str | None:
 
 
 @cache
-def verdicts(number: str) -> dict[int | None, str | None]:
-    """What turned red: with change k under k; under None as it stands, in a child as well."""
+def verdicts(number: str) -> dict[str, str | None] | str:
+    """What ``run`` finds; it is in a child itself: what is red in every child proves nothing."""
     torch.manual_seed(0)
     torch.set_num_threads(1)  # a forked child cannot use the threads of its parent
-    cells = [cell for cell, _ in cells_until_agreement(number)]
-    found: dict = {}
-    namespace: dict = {"__name__": "__main__"}
-    for place, cell in enumerate(cells):
-        changes = {k: c for k, c in enumerate(CHANGES[number]) if c["old"] in cell.source}
-        if changes and None not in found:  # the control: what is red in every child proves nothing
-            changes[None] = {"old": "", "new": ""}
-        for k, change in changes.items():
-            found[k] = apart(red_if_changed, cells[place:], change, namespace)
-        if wrong := red(cell, cell.source, namespace):
-            return found | {None: wrong}
-        if set(found) > set(range(len(CHANGES[number]))):
-            break  # the rest ran in the control
-    return found
+    return apart(run, number)
 
 
 @pytest.fixture(autouse=True)
@@ -131,7 +132,8 @@ def _as_a_reader(monkeypatch, tmp_path):
 
 @pytest.mark.parametrize("number", sorted(CHANGES))
 def test_unchanged_is_green(number):
-    assert verdicts(number)[None] is None
+    found = verdicts(number)
+    assert isinstance(found, dict) and found[""] is None, found
 
 
 @pytest.mark.parametrize("number, k", CASES, ids=[f"{n}-{k}" for n, k in CASES])
@@ -139,7 +141,7 @@ def test_changed_is_red(number, k):
     old, why = CHANGES[number][k]["old"], CHANGES[number][k]["why"]
     hits = sum(old in cell.source for cell, _ in cells_until_agreement(number))
     assert hits == 1, f"{old!r} stands in {hits} cells, expected 1"
-    verdict = verdicts(number)[k] or "nobody noticed"
+    verdict = verdicts(number)[str(k)] or "nobody noticed"
     assert verdict.startswith(("asserted", "raised", "printed")), f"{verdict}: {why}"
 
 

@@ -5,13 +5,12 @@ import multiprocessing
 import os
 import signal
 import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 from transformers import DefaultFlowCallback
+from warm import FRESH
 
 import tqlearn as tq
 from tqlearn.hf import BertForJointIntentSlot, joint_config, words
@@ -122,7 +121,7 @@ def as_atis(folder, rows):
 @pytest.mark.slow
 def test_two_processes_under_accelerate(tmp_path):
     """The same command under ``accelerate launch``, two CPU processes, half the batch each."""
-    launch = [str(Path(sys.executable).parent / "accelerate"), "launch", "--multi_gpu"]
+    launch = [*FRESH, "-m", "accelerate.commands.launch", "--multi_gpu"]
     launch += ["--num_processes", "2", "--num_machines", "1", "--mixed_precision", "no"]
     launch += ["--dynamo_backend", "no", "--main_process_port", "0", "-m", "tqlearn.recipes.qtc"]
     rows = as_atis(tmp_path / "data", tq.data.flights.generate({"train": 32})["train"])

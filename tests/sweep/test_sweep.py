@@ -3,12 +3,12 @@
 import json
 import re
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
+from warm import FRESH
 
 import tqlearn as tq
 from tqlearn.spaces import EDITS, Open, filled, is_open, ranges_in, read, written
@@ -203,16 +203,23 @@ def test_what_fails_in_training_is_not_hidden():
 
 FILE = """
 import os, signal, sys, time
+from contextlib import suppress
 from pathlib import Path
-sys.path.insert(0, {here!r})
+sys.path[:0] = {here!r}
 from test_sweep import TEACHER, SPACE, close
 from tqlearn.sweep import Sweep
 
+def ended():
+    trials = sweep.study.trials
+    return {{t.user_attrs["worker"]["pid"] for t in trials if t.state.name == "COMPLETE"}}
+
 def score(student):
-    time.sleep(0.05)
-    if len(sweep.study.trials) > 3 and not Path("killed").exists():
-        Path("killed").write_text(str(os.getpid()))
-        os.kill(os.getpid(), signal.SIGKILL)
+    while ended() == {{os.getpid()}} and not Path("killed").exists():
+        time.sleep(0.05)  # for the other worker's first trial
+    if len(ended()) == 2:
+        with suppress(FileExistsError), open("killed", "x") as file:  # one of them, once
+            print(os.getpid(), file=file, flush=True)
+            os.kill(os.getpid(), signal.SIGKILL)
     return close(student)
 
 sweep = Sweep(TEACHER, SPACE, score, storage="study")
@@ -222,8 +229,8 @@ sweep = Sweep(TEACHER, SPACE, score, storage="study")
 @pytest.mark.slow
 def test_two_workers_share_a_study_and_one_of_them_is_killed(tmp_path):
     """SIGKILL in a trial: the other goes on, that plan is tried anew, nothing else is lost."""
-    (tmp_path / "file.py").write_text(FILE.format(here=str(Path(__file__).parent)))
-    words = [sys.executable, "-m", "tqlearn.sweep", "file.py", "--trials", "12", "--workers", "2"]
+    (tmp_path / "file.py").write_text(FILE.format(here=[*map(str, Path(__file__).parents[:2])]))
+    words = [*FRESH, "-m", "tqlearn.sweep", "file.py", "--trials", "12", "--workers", "2"]
     done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, timeout=300)
     assert done.returncode == 1, "one worker has died"
     killed = int((tmp_path / "killed").read_text())
