@@ -105,12 +105,15 @@ def costs(name, model):
     return row
 
 
-def minilm_student():
-    """MiniLM under QTC's plan, packed."""
-    encoder, tokenizer = tq.teachers.load("minilm")
-    labels = [[f"l{i}" for i in range(n)] + ["UNK"] for n in (21, 120)]
-    teacher = tq.teachers.joint_from_encoder(encoder, tokenizer, *labels)
-    plan = qtc.plan(384, qtc.QTCArguments(bits=4, rest_bits=8))
+def student(quick):
+    """MiniLM under QTC's plan, packed; the embedded teacher, if it shall be quick."""
+    if quick:
+        teacher, _ = tq.teachers.load("embedded")
+    else:
+        encoder, tokenizer = tq.teachers.load("minilm")
+        labels = [[f"l{i}" for i in range(n)] + ["UNK"] for n in (21, 120)]
+        teacher = tq.teachers.joint_from_encoder(encoder, tokenizer, *labels)
+    plan = qtc.plan(teacher.config.hidden_size, qtc.QTCArguments(bits=4, rest_bits=8))
     return tq.pack(tq.calibrate(tq.compress(teacher, plan)).eval())
 
 
@@ -145,7 +148,7 @@ def main():
     rows = kept(args)
     done = {row["model"] for row in rows}
     if args.only != "loads" and "digests, MiniLM student" not in done:
-        rows.append(costs("digests, MiniLM student", minilm_student()))
+        rows.append(costs("digests, MiniLM student", student(args.quick)))
         if not args.quick:
             rows.append(costs("digests, folder of 500 MB", large_encoder()))
     if args.only != "costs":

@@ -171,7 +171,10 @@ class Cores(nn.Module):
     def _random_cores(self, shapes: Sequence[tuple[int, ...]], stds: Sequence[float]) -> None:
         self.order = len(shapes)
         for k, (shape, std) in enumerate(zip(shapes, stds, strict=True)):
-            self.register_parameter(f"core_{k}", nn.Parameter(torch.randn(shape) * std))
+            core = torch.empty(shape)
+            if not core.is_meta:  # a loading's skeleton; random numbers cost a millisecond there
+                core = torch.randn(shape) * std
+            self.register_parameter(f"core_{k}", nn.Parameter(core))
 
     @property
     def cores(self) -> list[Tensor]:

@@ -24,7 +24,7 @@ def test_digests_take_three_percent_of_loading():
 
 
 @pytest.mark.slow
-def test_the_script_runs(quick, minilm):
+def test_the_script_runs(quick):
     rows = quick("fuzz")["rows"]
     assert len(rows) == 9 and rows[0]["metrics"]["percent_of_loading"] < 50
     for row in rows[1:]:
