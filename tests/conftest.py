@@ -7,6 +7,7 @@ with ``TQLEARN_REQUIRE=1`` (set in CI) it fails instead: a green run there has t
 """
 
 import functools
+import gc
 import hashlib
 import importlib.util
 import inspect
@@ -34,6 +35,7 @@ from jupyter_page import tab as tab
 from warm import FRESH
 from warm import pytest_configure as pytest_configure
 
+gc.set_threshold(20_000, 20, 100)  # the default looks through all that is imported again and again
 CHECKED = 2  # calls of each function in one test; see ``checked``
 count = 0  # of tests begun
 
