@@ -160,6 +160,7 @@ EXERCISES = (
             "A has to get the axes 1 and 3 of size 1 (i2, j2), B the axes 0 and 2 (i1, j1).",
         ),
     ),
+    # Passes, too: 1 - group, which has as many binary digits as group - 1.
     Exercise(
         id="06.a", title="bits for a place",
         difficulty="easy", minutes=2, answer=place_bits, cases=_groups,
@@ -190,6 +191,7 @@ EXERCISES = (
             "gram.diag() has one number for each column of w, so it multiplies every row of it.",
         ),
     ),
+    # Passes, too: the two axes of the sum in the other order.
     Exercise(
         id="07.a", title="add up over a block",
         difficulty="easy", minutes=3, answer=block_sums, cases=_blocked,

@@ -208,18 +208,18 @@ def _near_enough(value, case):
 
 
 EXERCISES = (
+    # Passes, too: what still halves the error, such as a bias that least squares does not see.
     Exercise(
         id="07.4", title="fewer dimensions, your way",
         difficulty="hard", minutes=20, answer=slimmer, cases=_parts, goal=_slim_enough,
-        mistakes=(
-            Mistake("the largest are kept and the others forgotten: halve this error", _largest),
-        ),
+        mistakes=(Mistake("the largest stay, the others are gone: halve this error", _largest),),
         hints=(
             "Which dimensions say something of their own? And what can they do for those that go?",
             "Choose by what the tokens make of a dimension, and find W2 and b2 anew by least "
             "squares: torch.linalg.lstsq(kept, outputs).",
         ),
     ),
+    # Passes, too: other starts of the scales, and two bits for the feed-forward matrices.
     Exercise(
         id="11.4", title="a file of your own",
         difficulty="medium", minutes=15, answer=own_plan, cases=_budgets, goal=_good_enough,
@@ -234,13 +234,12 @@ EXERCISES = (
             "LSQ(bits=3, init='mse') for the feed-forward matrices, 4 bits for the rest.",
         ),
     ),
+    # Passes, too: what still beats the goal: other scales to try, a mask by size alone (the kept
+    # weights step in all the same), a scale of the second moments, which nothing notices.
     Exercise(
         id="12.4", title="two of four on fifteen places, your way",
         difficulty="hard", minutes=20, answer=sparse_and_small, cases=_layers, goal=_near_enough,
-        mistakes=(
-            Mistake("by size, then the best clip: that is the one to beat, by three tenths",
-                    _by_size),
-        ),
+        mistakes=(Mistake("by size, then the best clip: beat this by three tenths", _by_size),),
         hints=(
             "Three things can look at the inputs: the mask, the weights that stay, the scale.",
             "Mask by size times the norm of the input; solve for the kept weights of each row, "
