@@ -2,9 +2,11 @@
 
     python -m pytest --nbval-lax -p tests.nbval_solutions notebooks
 
-It does as a learner does: run all, fill in the stubs, run from the first of them to the end. The
-kernel is the one that has run the page, so nothing is trained twice. Every check must pass, every
-rejoin take the learner's function, nothing may raise, and the ledger must get its rows.
+It does as a learner does: run all, fill in the stubs, run what comes after. The kernel is the one
+that has run the page, so nothing is trained twice: of a line to be filled in on the way its own
+cells run again, up to the rejoin, and from the first exercise at the end all cells. Every check
+must pass, every rejoin take the learner's function, nothing may raise, and the ledger must get its
+rows.
 
 No cell may write to stderr, on the page or with its solutions: a reader sees that in red.
 """
@@ -60,7 +62,7 @@ class Solutions(pytest.Collector):
 
 
 class Pasted(pytest.Item):
-    """All cells from the first stub on, with the stubs solved, in the page's kernel."""
+    """Each exercise's cells, and all behind them, with the stubs solved, in the page's kernel."""
 
     cell: IPyNbCell | None = None
 
@@ -69,10 +71,12 @@ class Pasted(pytest.Item):
 
         page: IPyNbFile = self.parent.parent
         number = page.path.stem[:2]
-        first = min(stub for _, stub, *_ in teach.places(page.nb, number).values())
+        found = teach.places(page.nb, number)
+        last = next(stub for one, (_, stub, *_) in found.items() if one.id == f"{number}.1")
+        again = {p for _, stub, _, rejoin in found.values() for p in range(stub, rejoin + 1)}
         outputs = []
-        for place, cell in list(enumerate(teach.solved(page.nb, number).cells))[first:]:
-            if cell.cell_type == "code":
+        for place, cell in enumerate(teach.solved(page.nb, number).cells):
+            if cell.cell_type == "code" and (place >= last or place in again):
                 given = {"cell_num": place, "cell": cell, "options": defaultdict(bool)}
                 self.cell = IPyNbCell.from_parent(page, name=f"solved {place}", **given)
                 self.cell.output_timeout = PATIENCE

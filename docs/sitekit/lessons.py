@@ -17,7 +17,7 @@ from . import explorers
 from .links import Links
 
 SHOWN = {"image/png", "text/html", "text/markdown", "text/latex", "text/plain"}
-CHECK = re.compile(r'^check\("(\d\d\.\d+)"')
+CHECK = re.compile(r'^check\("(\d\d\.\w+)"')
 
 
 def pictured(nb: NotebookNode) -> NotebookNode:

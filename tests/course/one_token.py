@@ -266,7 +266,7 @@ class Worker:
     def __init__(self) -> None:
         self.process = None
 
-    def judge(self, id: str, source: str, seeds: tuple[int, ...]) -> str:
+    def judge(self, id: str, source: str, seeds: tuple[int, ...], hard: float = HARD) -> str:
         """Return the check's line for the first seed that does not pass, or what came of it."""
         if self.process is None or self.process.poll() is not None:
             self.process = subprocess.Popen(
@@ -276,9 +276,9 @@ class Worker:
             self.process.stdout.readline()  # it is ready
         self.process.stdin.write(json.dumps([id, source, seeds]) + "\n")
         self.process.stdin.flush()
-        if not select.select([self.process.stdout], [], [], HARD)[0]:
+        if not select.select([self.process.stdout], [], [], hard)[0]:
             self.close()
-            return f"FAIL {id} ended after {HARD:g} seconds"
+            return f"FAIL {id} ended after {hard:g} seconds"
         return self.process.stdout.readline().strip() or f"FAIL {id} ended the worker"
 
     def close(self) -> None:

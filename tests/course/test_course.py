@@ -1,6 +1,7 @@
 """The course from a wheel: what ``pip install`` gives a reader who has no checkout."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -30,6 +31,12 @@ nbformat.write(nb, path)
 """
 
 
+def cells_of(page: Path) -> list:
+    """Its code and what that shows: copying changes links alone."""
+    cells = nbformat.read(page, as_version=4).cells
+    return [(cell.source, cell.outputs) for cell in cells if cell.cell_type == "code"]
+
+
 def run(*command: str | Path, **options) -> str:
     """Run a command without our source on its path, and with no ledger but its own."""
     ours = "PYTHONPATH", "TQLEARN_LEDGER"
@@ -47,8 +54,9 @@ def python(tmp_path_factory) -> Path:
     for part in PARTS:
         left_out = shutil.ignore_patterns("__pycache__")
         shutil.copytree(ROOT / part, source / part, ignore=left_out)
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
-        shutil.copy(ROOT / name, source)
+    (source / "docs").mkdir()
+    for name in ("pyproject.toml", "README.md", "LICENSE", "docs/methods.md"):
+        shutil.copy(ROOT / name, source / name)
     build = "from setuptools import build_meta; build_meta.build_sdist('..')"
     run(sys.executable, "-c", build, cwd=source)
     (sdist,) = home.glob("*.tar.gz")
@@ -70,19 +78,20 @@ def python(tmp_path_factory) -> Path:
 @pytest.mark.slow
 def test_a_lesson_from_the_wheel_passes(python, tmp_path):
     said = run(python, "-m", "tqlearn.lab.course", tmp_path / "mine", cwd=tmp_path)
-    assert "17 files of the course written" in said and "jupyter lab" in said
+    assert "18 files of the course written" in said and "jupyter lab" in said
     page = tmp_path / "mine" / "02_tensor_train.ipynb"
-    assert page.read_bytes() == (ROOT / "notebooks" / page.name).read_bytes()
+    assert cells_of(page) == cells_of(ROOT / "notebooks" / page.name)
     run(python, "-c", RUN, page, cwd=tmp_path)
     cells = nbformat.read(page, as_version=4).cells
     printed = "".join(o.get("text", "") for cell in cells for o in cell.get("outputs", []))
     assert "not measured yet" not in printed, "the results come with the notebooks"
     said = run(python, "-m", "tqlearn.lab.course", tmp_path / "mine", cwd=tmp_path)
-    assert "16 files" in said and "kept as they were, because they differ: 02_" in said
+    assert "17 files" in said and "kept as they were, because they differ: 02_" in said
 
 
 def test_a_learners_page_is_replaced_only_where_that_is_agreed_to(tmp_path):
-    names = sorted(p.name for p in (ROOT / "notebooks").iterdir() if p.suffix in (".ipynb", ".md"))
+    names = [p.name for p in (ROOT / "notebooks").iterdir() if p.suffix in (".ipynb", ".md")]
+    names = sorted([*names, "methods.md"])
     assert course.copied(tmp_path, agreed=bool) == (names, [])
     page = tmp_path / "03_kronecker.ipynb"
     page.write_text("my answers")
@@ -90,7 +99,24 @@ def test_a_learners_page_is_replaced_only_where_that_is_agreed_to(tmp_path):
     written, kept = course.copied(tmp_path, agreed=asked.append)  # None: no
     assert (asked, kept) == ([page], [page.name]) and page.read_text() == "my answers"
     assert course.copied(tmp_path, agreed=lambda path: True) == (names, [])
-    assert page.read_bytes() == (ROOT / "notebooks" / page.name).read_bytes()
+    assert cells_of(page) == cells_of(ROOT / "notebooks" / page.name)
+
+
+def test_every_link_of_a_copied_course_leads_somewhere(tmp_path):
+    course.copied(tmp_path, agreed=bool)
+    count = 0
+    for page in sorted(tmp_path.iterdir()):
+        text = page.read_text("utf-8")
+        if page.suffix == ".ipynb":
+            cells = nbformat.reads(text, as_version=4).cells
+            text = "\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
+        for target in re.findall(
+            r"\]\(([^)\s]+)\)", re.sub(r"```.*?```|`[^`]*`", "", text, flags=re.S)
+        ):
+            if not target.startswith(("https://", "#")):
+                assert (tmp_path / target.partition("#")[0]).is_file(), f"{page.name}: {target}"
+                count += "methods.md" in target
+    assert count >= 14, "each lesson leads to the page of methods"
 
 
 def test_nobody_to_ask_means_no(tmp_path, capsys, monkeypatch):

@@ -11,6 +11,7 @@ import contextlib
 import io
 import json
 import os
+import re
 import sys
 import warnings
 from functools import cache
@@ -22,6 +23,7 @@ import tensorly
 import torch
 from conftest import require
 
+from tqlearn.lab import exercises
 from tqlearn.lab.build import tagged
 
 pytestmark = pytest.mark.slow
@@ -31,6 +33,7 @@ CHANGES = {
     file.stem: json.loads(file.read_text("utf-8"))
     for file in sorted((ROOT / "tests" / "course" / "mutations").glob("*.json"))
 }
+ABOUT = re.compile(r"≈ *-?\d[\d.,]*")  # as in nbval_sanitize.cfg: asserted, not compared
 CASES = [(number, k) for number, changes in CHANGES.items() for k in range(len(changes))]
 
 
@@ -63,7 +66,7 @@ def red(cell, source: str, namespace: dict) -> str | None:
         return f"raised {type(error).__name__} in: {first}"
     if tagged(cell, "nbval-check-output"):
         stored = "".join(o.text for o in cell.outputs if o.get("name") == "stdout")
-        if stored != printed.getvalue():
+        if ABOUT.sub("≈", stored) != ABOUT.sub("≈", printed.getvalue()):
             return f"printed something else: {first}"
     return None
 
@@ -147,9 +150,14 @@ def test_changed_is_red(number, k):
 
 @pytest.mark.parametrize("number", sorted(CHANGES))
 def test_every_cell_built_by_hand_is_changed(number):
-    """A hand-built cell defines a function before the library comes in."""
+    """A hand-built cell defines a function before the library comes in.
+
+    What a reader fills in runs as the reference; its mutants are those of ``test_one_token``.
+    """
     built = [c.source for c, agreed in cells_until_agreement(number) if not agreed]
     built = [source for source in built if "\ndef " in f"\n{source}" and "show(" not in source]
+    stubs = {exercise.stub for exercise in exercises.of(number)}
+    built = [source for source in built if source not in stubs]
     olds = [change["old"] for change in CHANGES[number]]
     missed = [source for source in built if not any(old in source for old in olds)]
     assert built and not missed, f"no change is tried in:{os.linesep}{missed}"

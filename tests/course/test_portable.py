@@ -27,14 +27,15 @@ def test_a_watched_cell_prints_the_same_and_writes_down_what_it_hides(
     file = tmp_path / "watch.jsonl"
     monkeypatch.setenv(portable.FILE, str(file))
     source = (
-        "x = torch.tensor(1.2345)\nprint(f'{x:8.2f}|', 1 < x <= 1.5, (x > torch.zeros(2)).all())"
+        "x = torch.tensor(1.2345)\n"
+        "print(f'{x:8.2f}|≈ {x:.1f}', 1 < x <= 1.5, (x > torch.zeros(2)).all())"
     )
     exec(source, {"torch": torch})
     plain = capsys.readouterr().out
     entries = watched(source, file)
-    assert capsys.readouterr().out == plain == "    1.23| tensor(True) tensor(True)\n"
+    assert capsys.readouterr().out == plain == "    1.23|≈ 1.2 tensor(True) tensor(True)\n"
     x = pytest.approx(1.2345)
-    number, claim = entries  # a whole tensor has no one value to write down
+    number, claim = entries  # a whole tensor has no one value, and nobody compares what ≈ marks
     assert number == {"kind": "rounded", "text": "x", "sides": [x], "form": "8.2f"}
     assert claim["sides"] == [1, x, 1.5] and claim["signs"] == ["<", "<="]
 

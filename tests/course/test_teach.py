@@ -77,6 +77,11 @@ def test_every_lesson_makes_a_set():
             test = by_id(source)[f"check-{exercise.id.replace('.', '-')}"].source
             assert test.startswith(f'check("{exercise.id}", {exercise.name})\n### BEGIN HIDDEN')
         assert not any("nbgrader" in cell.metadata for cell in answers.cells)
+        for made, name in ((source, r"\.\./(\d\d_\w+)/\1\.ipynb"), (answers, r"(\d\d_\w+)\.ipynb")):
+            text = "\n".join(cell.source for cell in made.cells if cell.cell_type == "markdown")
+            for link in re.findall(r"\]\(((?!https://|#)[^)\s]+)\)", text):
+                found = re.fullmatch(name + r"(#[\w-]+)?", link)
+                assert found and (NOTEBOOKS / f"{found[1]}.ipynb").is_file(), f"{path.name}: {link}"
 
 
 @pytest.mark.parametrize(

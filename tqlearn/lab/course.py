@@ -2,19 +2,23 @@
 
 A wheel brings the notebooks and the results that they show; a checkout has them at its top. What is
 in DIR already stays, unless it is the same or its replacement is agreed to: those are a learner's
-own pages.
+own pages. A link that would lead out of DIR becomes its words.
 """
 
 import argparse
-import shutil
+import posixpath
+import re
 import sys
 from collections.abc import Callable
 from functools import cache
 from importlib import metadata
 from pathlib import Path
 
+from ..writing import write
+
 ROOT = Path(__file__).parents[2]
 SHARE = "share/tqlearn"  # below the environment; pyproject.toml puts it there
+LINK = re.compile(r"\[([^\[\]]*)\]\(((?:\.\./)*[\w./-]+\.(?:md|ipynb|json))(#[\w-]+)?\)")
 
 
 @cache
@@ -22,7 +26,7 @@ def shipped(part: str) -> Path:
     """Return where a part of the course lies, in a checkout or in the environment.
 
     Args:
-        part: "notebooks" or "benchmarks/results".
+        part: "notebooks", "docs" or "benchmarks/results".
 
     Raises:
         FileNotFoundError: a package that was installed without its data.
@@ -40,8 +44,30 @@ def shipped(part: str) -> Path:
     )
 
 
+def fitted(text: str, here: str, there: dict[str, str]) -> str:
+    """Return a page whose links lead to where its neighbors are now.
+
+    Args:
+        here: the folder that the page comes from, such as "notebooks".
+        there: page, as named from the top of a checkout -> its link now; other links become words.
+
+    >>> there = {"docs/methods.md": "methods.md"}
+    >>> fitted("[Which?](../docs/methods.md#no-labels) [Home](../README.md)", "notebooks", there)
+    '[Which?](methods.md#no-labels) Home'
+    """
+
+    def link(found: re.Match) -> str:
+        words, file, anchor = found.groups(default="")
+        target = there.get(posixpath.normpath(posixpath.join(here, file)))
+        return f"[{words}]({target}{anchor})" if target else words
+
+    return LINK.sub(link, text)
+
+
 def copied(folder: Path, agreed: Callable[[Path], bool]) -> tuple[list[str], list[str]]:
-    """Copy lessons and glossary into a folder; return the names that were written and kept.
+    """Copy lessons, glossary and "Which method for my case?" into a folder.
+
+    Returns the names that were written and kept.
 
     Args:
         folder: made if it is missing.
@@ -49,16 +75,16 @@ def copied(folder: Path, agreed: Callable[[Path], bool]) -> tuple[list[str], lis
     """
     folder.mkdir(parents=True, exist_ok=True)
     written, kept = [], []
-    for source in sorted(shipped("notebooks").glob("*.*")):
-        if source.suffix not in (".ipynb", ".md"):
-            continue
+    pages = [p for p in shipped("notebooks").glob("*.*") if p.suffix in (".ipynb", ".md")]
+    pages.append(shipped("docs") / "methods.md")
+    there = {f"{page.parent.name}/{page.name}": page.name for page in pages}
+    for source in sorted(pages, key=lambda page: page.name):
         target = folder / source.name
-        if target.exists() and target.read_bytes() != source.read_bytes() and not agreed(target):
+        page = fitted(source.read_text("utf-8"), source.parent.name, there)
+        if target.exists() and target.read_text("utf-8") != page and not agreed(target):
             kept.append(source.name)
             continue
-        part = target.with_name(target.name + ".part")
-        shutil.copyfile(source, part)
-        part.replace(target)
+        write(target, page)
         written.append(source.name)
     return written, kept
 

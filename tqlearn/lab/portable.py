@@ -62,6 +62,14 @@ class Watch(ast.NodeTransformer):
         signs = ast.List([ast.Constant(SIGNS[type(op)]) for op in node.ops], ast.Load())
         return _call("compared", ast.Constant(text), sides, signs)
 
+    def visit_JoinedStr(self, node: ast.JoinedStr) -> ast.AST:
+        """What stands behind ≈ is compared by nobody: its cell asserts what is said of it."""
+        before = [None, *node.values]
+        for text, part in zip(before, node.values, strict=False):
+            if not (isinstance(text, ast.Constant) and text.value.rstrip().endswith("≈")):
+                self.visit(part)
+        return node
+
     def visit_FormattedValue(self, node: ast.FormattedValue) -> ast.AST:
         """f"{x:.2f}" -> f"{rounded('x', x, '.2f'):.2f}"."""
         text, spec = ast.unparse(node.value), node.format_spec

@@ -18,7 +18,6 @@ is in order.
 import argparse
 import copy
 import os
-import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -31,12 +30,12 @@ from nbformat import NotebookNode
 from ..writing import write as write_file
 from . import exercises
 from .build import NOTEBOOKS, WIDGET, execute, tagged
+from .course import fitted
 from .exercises import Exercise
 from .stored import usable
 
 HIDDEN_SEEDS = (1, 2)  # the learner's own check uses seed 0
 TOOLS = "from tqlearn.lab.check import "
-LINK = re.compile(r"\]\((\d\d_\w+)\.ipynb")
 HANDOUT = Path(__file__).with_name("handout")
 
 
@@ -92,12 +91,15 @@ for seed in {(0, *HIDDEN_SEEDS)}:
 ### END HIDDEN TESTS"""
 
 
-def cleared(nb: NotebookNode) -> NotebookNode:
-    """A copy without outputs and counts."""
-    nb = copy.deepcopy(nb)
+def cleared(nb: NotebookNode, link: str) -> NotebookNode:
+    """A copy without outputs and counts; ``link`` leads to a lesson, other links become words."""
+    nb, lessons = copy.deepcopy(nb), [path.stem for path in NOTEBOOKS.glob("[0-9]*.ipynb")]
+    there = {f"notebooks/{lesson}.ipynb": link.format(lesson) for lesson in lessons}
     for cell in nb.cells:
         if cell.cell_type == "code":
             cell.outputs, cell.execution_count = [], None
+        else:
+            cell.source = fitted(cell.source, "notebooks", there)
     return nb
 
 
@@ -111,7 +113,7 @@ def solved(nb: NotebookNode, number: str) -> NotebookNode:
         ValueError: the notebook lacks a cell of one of its exercises.
     """
     found = places(nb, number)
-    nb = cleared(nb)
+    nb = cleared(nb, "{0}.ipynb")
     for exercise, (_, stub, _, _) in found.items():
         nb.cells[stub].source = exercise.solution
     return nb
@@ -131,7 +133,7 @@ def graded(nb: NotebookNode, number: str) -> NotebookNode:
             check.
     """
     found = places(nb, number)
-    nb = cleared(nb)
+    nb = cleared(nb, "../{0}/{0}.ipynb")  # each lesson becomes a folder of its own
     first = min(statement for statement, *_ in found.values())
     tools = [i for i, cell in enumerate(nb.cells[:first]) if cell.source.startswith(TOOLS)]
     if len(tools) != 1:
@@ -152,8 +154,6 @@ def graded(nb: NotebookNode, number: str) -> NotebookNode:
     for cell in nb.cells:
         if tagged(cell, "nbval-skip"):  # needs a network or a GPU: not while grading either
             cell.metadata.tags.append("skip-execution")
-        if cell.cell_type == "markdown":  # each lesson becomes a folder of its own
-            cell.source = LINK.sub(r"](../\1/\1.ipynb", cell.source)
     return nb
 
 

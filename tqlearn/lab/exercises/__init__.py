@@ -1,4 +1,9 @@
-"""The exercises of the course, one module per notebook: ``n02_...`` holds those of notebook 02."""
+"""The exercises of the course.
+
+``n02_...`` holds those at the end of notebook 02. Lines to fill in on the way are exercises as
+well, with letters in place of numbers: "02.a". They are one line each, so three modules hold them.
+Those that are judged by their result alone stand together, too, and come last in their notebooks.
+"""
 
 import sys
 from functools import cache
@@ -24,6 +29,9 @@ __all__ = [
 ]
 
 
+LINES = ("lines_fewer_numbers", "lines_fewer_bits", "lines_students")
+
+
 @cache
 def lessons() -> dict[str, str]:
     """Notebook number -> module name, for every notebook that has exercises.
@@ -36,13 +44,23 @@ def lessons() -> dict[str, str]:
 
 
 @cache
-def of(number: str) -> tuple[Exercise, ...]:
-    """The exercises of a notebook, by its number such as "02"; none if it has none."""
-    if number not in lessons():
-        return ()
-    module = import_module(f".{lessons()[number]}", __name__)
+def _in(name: str) -> tuple[Exercise, ...]:
+    module = import_module(f".{name}", __name__)
     guard.seal(module, *module.EXERCISES)
     return module.EXERCISES
+
+
+@cache
+def of(number: str) -> tuple[Exercise, ...]:
+    """The exercises of a notebook in the order of its page, by its number such as "02".
+
+    None if it has none.
+    """
+    if number not in lessons():
+        return ()
+    lines = [line for name in LINES for line in _in(name) if line.id.startswith(f"{number}.")]
+    ends = [one for one in _in("open_ended") if one.id.startswith(f"{number}.")]
+    return (*lines, *_in(lessons()[number]), *ends)
 
 
 def find(id: str) -> Exercise:

@@ -88,6 +88,8 @@ class Exercise:
             compared.
         mistakes: at least one.
         hints: from a nudge to nearly the answer.
+        goal: (value, case) -> what is missing, in words, or None. It judges in place of the
+            comparison, checks and all, where any answer counts that gets there.
         view: (value, *arguments) -> what is compared in place of the value, where more than one
             value is right, such as the signs of singular vectors.
         rtol, atol: how close the values have to be.
@@ -103,6 +105,7 @@ class Exercise:
     hints: tuple[str, ...]
     checks: tuple[Invariant | Gradient | Cost, ...] = ()
     view: Callable | None = None
+    goal: Callable[..., str | None] | None = None
     rtol: float = 1e-4
     atol: float = 1e-5
 

@@ -121,6 +121,11 @@ def _first_difference(
     exercise: Exercise, case: tuple, mine: Observed, right: Observed
 ) -> str | None:
     """Compare one case: kind and shape first, then invariants, values, gradients, cost."""
+    if exercise.goal is not None:
+        try:
+            return exercise.goal(mine.value, case)
+        except (RuntimeError, ValueError, TypeError, AttributeError, IndexError) as error:
+            return f"what it returns cannot be used: {_said(error)}"
     if words := difference(mine.value, right.value, 0.0, float("inf")):
         return words  # with a boundless tolerance only kinds, shapes, dtypes and integers count
     for check in exercise.checks:
