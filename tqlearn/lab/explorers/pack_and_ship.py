@@ -36,7 +36,7 @@ class Roof(NamedTuple):
     bandwidth: float
     peak: float
 
-    def seconds(self, moved: float, macs: float) -> float:
+    def seconds(self, moved: int | float, macs: int | float) -> float:
         """Return the least time for moving and multiplying, which go on at once.
 
         >>> Roof(1e9, 4e9).seconds(moved=2e9, macs=4e9)
@@ -173,7 +173,7 @@ def draw_shipping(
         next(r for r in table if (r["rank"], r["bits"]) == at) for at in ((rank, bits), (0, 32))
     )
 
-    def three(one: dict, engine: str) -> list[float]:
+    def three(one: dict, engine: str) -> list[int | float]:
         return [times(one, engine, tokens, roof)[0], memory(one, engine), one["file"]]
 
     before, now = three(dense, "codes"), three(row, engine)
@@ -193,8 +193,8 @@ def draw_shipping(
         title=f"{row['file'] / 1e6:.1f} MB on disk, {now[1] / 1e6:.1f} MB in memory, "
               f"{1e3 * now[0]:.2f} ms for {tokens} token{'s' * (tokens > 1)}",
         x="percent of the dense FP32 model (each grid line doubles)",
-        xaxis_type="log", xaxis_range=[-0.15, 2.75], margin_t=125, legend_y=1.02,
-        xaxis_tickvals=[1, 2, 4, 8, 16, 32, 64, 128, 256, 512],
+        xaxis_type="log", xaxis_range=[-0.5, 2.75], margin_t=125, legend_y=1.02,
+        xaxis_tickvals=[0.5, 1, 2, 4, 8, 16, 32, 64, 128, 256, 512],
     )  # fmt: skip
     fig.add_vline(x=100, line_dash="dot", line_color=plots.INK)
     times_smaller, moving = before[2] / now[2], times(row, engine, tokens, roof)[1]
