@@ -199,10 +199,11 @@ def draw_shipping(
     fig.add_vline(x=100, line_dash="dot", line_color=plots.INK)
     times_smaller, moving = before[2] / now[2], times(row, engine, tokens, roof)[1]
     return fig, (
-        f"<b>File {times_smaller:.1f} times smaller, memory {before[1] / now[1]:.1f} times, time "
-        f"at best {before[0] / now[0]:.1f} times shorter.</b> File and memory are counted; the "
-        f"time is the roof's: {roof.bandwidth / 1e9:.3g} GB and {roof.peak / 1e9:.3g} billion "
-        f"multiply-adds a second. Moving limits {100 * moving:.0f} % of it."
+        f"<b>File {times_smaller:.1f} times smaller; {shares[1]:.0f} % of the memory, and at best "
+        f"{shares[0]:.{0 if shares[0] >= 10 else 1}f} % of the time of dense FP32.</b> File and "
+        f"memory are counted; the time is the roof's: {roof.bandwidth / 1e9:.3g} GB and "
+        f"{roof.peak / 1e9:.3g} billion multiply-adds a second. Moving limits "
+        f"{100 * moving:.0f} % of it."
     )
 
 
