@@ -65,7 +65,7 @@ def python(tmp_path_factory) -> Path:
     (wheel,) = home.glob("*.whl")
     assert max(sdist.stat().st_size, wheel.stat().st_size) < 15e6
     with tarfile.open(sdist) as tar:
-        assert sum(name.endswith(".ipynb") for name in tar.getnames()) == 15
+        assert sum(name.endswith(".ipynb") for name in tar.getnames()) == 16
     run(sys.executable, "-m", "venv", "--without-pip", home / "fresh")
     python = home / "fresh" / ("Scripts" if os.name == "nt" else "bin") / "python"
     run(*pip, "--python", python, "install", "-q", "--no-deps", "--no-index", wheel)

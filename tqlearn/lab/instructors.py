@@ -25,7 +25,6 @@ TIME = re.compile(
     r"<!--spent-->about (?P<spent>\d+) CPU-seconds"
 )
 PLANNED = {
-    "14": ("pack and ship", "codes, metadata, file, export, latency"),
     "15": ("Pareto lab", "every method against every other; a design of your own"),
 }
 # plan -> (when, lesson, with its exercises, what to do)
@@ -56,6 +55,7 @@ SCHEDULES = {
         ("week 12", "11", True, "graded; who finds the bits that the abstract leaves out?"),
         ("week 13", "12", True, "graded; which of its bars are wider than they are apart?"),
         ("week 14", "13", True, "graded; translate a sentence of your own at 8 and at 4 bits"),
+        ("week 15", "14", True, "graded; hang the roofs of all laptops side by side"),
     ),
 }
 

@@ -24,6 +24,16 @@ from .kronecker_bert import (
     student_parts,
 )
 from .low_rank import draw_spectrum, low_rank_costs, low_rank_explorer, low_rank_table, spectrum
+from .pack_and_ship import (
+    EXAMPLE,
+    Roof,
+    draw_shipping,
+    pack_and_ship_explorer,
+    served,
+    ship_plan,
+    ship_sizes,
+    ship_table,
+)
 from .quantizer import draw_quantizer, error_parts, quantizer_explorer, quantizer_table
 from .sparsity import draw_sparsity, sparsity_costs, sparsity_explorer, sparsity_table
 from .structures import best_within, candidates, compare, draw_structures
@@ -40,8 +50,10 @@ from .zero_grid import draw_zero_grid, grid_parts, zero_grid_explorer, zero_grid
 
 __all__ = [
     "BITS",
+    "EXAMPLE",
     "RANKS",
     "Explorer",
+    "Roof",
     "at",
     "bert_base_bytes",
     "best_within",
@@ -65,6 +77,7 @@ __all__ = [
     "draw_pruning",
     "draw_quantizer",
     "draw_settings",
+    "draw_shipping",
     "draw_sparsity",
     "draw_spectrum",
     "draw_structures",
@@ -86,6 +99,7 @@ __all__ = [
     "low_rank_explorer",
     "low_rank_table",
     "over_seeds",
+    "pack_and_ship_explorer",
     "pair_costs",
     "plan_table",
     "pruning_table",
@@ -93,7 +107,11 @@ __all__ = [
     "quantizer_table",
     "retained",
     "runs",
+    "served",
     "setting_table",
+    "ship_plan",
+    "ship_sizes",
+    "ship_table",
     "snapshot",
     "sparsity_costs",
     "sparsity_explorer",
