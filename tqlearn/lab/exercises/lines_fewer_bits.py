@@ -1,4 +1,4 @@
-"""Lines to fill in on the way through the lessons on fewer bits: 04, 05, 09, 11, 13."""
+"""Lines to fill in on the way through the lessons on fewer bits: 04, 05, 09, 11, 13, 14."""
 
 import torch
 
@@ -70,6 +70,16 @@ def _ranges(generator):
         x = torch.randn(shape, generator=generator, dtype=torch.float64)
         low, high = torch.tensor([-0.8, 1.2], dtype=torch.float64)
         yield x, low, high, (high - low) / (2**bits - 1)
+
+
+def two_in_a_byte(first, second):
+    """The bytes that hold two codes from 0 to 15 each, ``first`` in the low half."""
+    return first + 16 * second
+
+
+def _halves(generator):
+    for shape in ((40,), (5, 8)):
+        yield tuple(torch.randint(0, 16, (2, *shape), generator=generator))
 
 
 EXERCISES = (
@@ -166,6 +176,22 @@ EXERCISES = (
         hints=(
             "From the inside out: clip, subtract the lower end, count the steps, round.",
             "x.clamp(low, high) clips; what is left, minus low, over s, is a number of steps.",
+        ),
+    ),
+    Exercise(
+        id="14.a", title="two codes in a byte",
+        difficulty="easy", minutes=2, answer=two_in_a_byte, cases=_halves,
+        mistakes=(
+            Mistake("the first code belongs into the low half; yours has it in the high one",
+                    lambda first, second: second + 16 * first),
+            Mistake("a half byte is four bits, which are sixteen values",
+                    lambda first, second: first + 4 * second),
+            Mistake("two codes that are added up can no longer be told apart",
+                    lambda first, second: first + second),
+        ),
+        hints=(
+            "The low half counts ones from 0 to 15; what is one in the high half?",
+            "As in the formula, but the 8 has been added before: first + 16 * second.",
         ),
     ),
 )  # fmt: skip
