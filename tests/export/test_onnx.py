@@ -1,10 +1,11 @@
 """tq.export(target="onnx"): onnxruntime computes what torch does, on codes that stay codes."""
 
 import importlib.util
+import runpy
 
 import pytest
 import torch
-from conftest import require
+from conftest import BENCHMARKS, require
 from torch import nn
 
 import tqlearn as tq
@@ -44,6 +45,16 @@ TABLES = {
 }
 
 
+HEADS = {  # way to attend -> the operators of it
+    "attends": {"Attention"},
+    "attends, some keys": {"Attention", "Expand"},
+    "attends, some pairs": {"Attention"},
+    "attends, heads in front": {"Attention", "Transpose"},
+    "attends, from heads": {"Attention", "Transpose"},
+    "attends, causal": {"Softmax"},
+}
+
+
 class Branches(nn.Module):
     """One layer for each way a weight can be stored: a trace costs more than all that is in it."""
 
@@ -65,7 +76,27 @@ class Branches(nn.Module):
         found["shared"] = self.shared(ids)
         found["tied"] = self.out(x)
         found["conv"] = self.conv(x.transpose(1, 2))
-        return found
+        return found | attended(x, ids)
+
+
+def attended(x, ids):
+    """Attention as models have it, and as none has: a row of a mask may leave no key."""
+    q, k, v = (y.unflatten(-1, (4, 8)).transpose(1, 2) for y in (x, x * 2, x + 1))
+    attend = nn.functional.scaled_dot_product_attention
+    keys, pairs = ids > 10, (ids[:, :, None] % 3 > 0) & (ids[:, None] > 10)
+    outs = [
+        attend(q, k, v),
+        attend(q, k, v, keys[:, None, None]),
+        attend(q, k, v, pairs[:, None], scale=0.5),
+        attend(q, k, v),
+        attend(q * 2, k, v),
+        attend(q, k, v, is_causal=True),
+    ]
+    back = [
+        y if "front" in name else y.transpose(1, 2).flatten(2)
+        for name, y in zip(HEADS, outs, strict=True)
+    ]
+    return dict(zip(HEADS, back, strict=True))
 
 
 def batch(rows, tokens):
@@ -79,18 +110,14 @@ def ship():
         require(importlib.util.find_spec(name), f"{name} is missing: pip install 'tqlearn[ship]'")
 
 
-def session(file, seen=None):
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level, options.intra_op_num_threads = 3, 1
-    if seen is not None:
-        options.optimized_model_filepath = str(seen)
-    return onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+@pytest.fixture(scope="module")
+def session():
+    """``benchmarks/engines.py``'s, which this file cannot import by its name."""
+    return runpy.run_path(str(BENCHMARKS / "engines.py"))["session"]
 
 
 @pytest.fixture(scope="module")
-def exported(ship, tmp_path_factory):
+def exported(ship, session, tmp_path_factory):
     """The model, a session, and who computes what in the graph that onnxruntime runs."""
     import onnx
 
@@ -136,7 +163,7 @@ def outputs(exported):
     return found
 
 
-@pytest.mark.parametrize("name", [*PRODUCTS, *TABLES, "shared", "tied", "conv"])
+@pytest.mark.parametrize("name", [*PRODUCTS, *TABLES, *HEADS, "shared", "tied", "conv"])
 def test_equal_to_torch(outputs, name):
     for want, have in outputs:
         top = want[name].abs().max()
@@ -147,6 +174,14 @@ def test_equal_to_torch(outputs, name):
 def test_the_operator_that_runs(exported, name):
     *_, seen = exported
     assert (PRODUCTS | TABLES)[name][1] in producers(seen.graph, name)
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_attention_is_one_node_and_heads_stay_where_they_are(exported, name):
+    *_, graph, seen = exported
+    written, run = producers(graph.graph, name), producers(seen.graph, name)
+    assert HEADS[name] <= written and ("Attention" in run) != ("Softmax" in run)
+    assert ("Transpose" in written) == ("Transpose" in HEADS[name] or "causal" in name)
 
 
 def test_the_file_holds_codes_once(exported):
@@ -209,7 +244,7 @@ def test_codes_inside_a_branch_are_refused_by_name(ship):
 
 
 @pytest.mark.slow
-def test_a_decoder_writes_the_same_with_its_cache(ship, tmp_path):
+def test_a_decoder_writes_the_same_with_its_cache(ship, session, tmp_path):
     from transformers import LlamaConfig, LlamaForCausalLM
 
     config = LlamaConfig(

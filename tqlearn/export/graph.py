@@ -57,11 +57,18 @@ class Writer:
             self._known[key] = make()
         return self._known[key]
 
+    def has(self, key: object) -> bool:
+        """Say whether ``once`` has made something under a key."""
+        return key in self._known
+
     def finish(self, domains: dict[str, int]) -> onnx.ModelProto:
         """Return the model with the nodes that were written and the constants that they use."""
-        used = {name for node in self.nodes for name in names_in(node)}
-        used |= {value.name for value in self.model.graph.output}
-        graph = self.model.graph
+        graph, used, kept = self.model.graph, {value.name for value in self.model.graph.output}, []
+        for node in reversed(self.nodes):  # what nobody reads any more goes
+            if used.intersection(node.output):
+                used.update(filter(None, names_in(node)))
+                kept.append(node)
+        self.nodes = kept[::-1]
         del graph.node[:], graph.initializer[:], graph.value_info[:]
         for node in self.nodes:  # where in the code it came from would outweigh a small model
             del node.metadata_props[:]

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import onnx
 
-from . import unpacking
+from . import attention, unpacking
 from .graph import CONTRIB, Writer, attribute, names_in
 from .grids import Rounding, Weight
 from .products import Product
@@ -37,6 +37,7 @@ class Lowering:
         self, model: onnx.ModelProto, weights: dict[str, Weight], roundings: dict[str, Rounding]
     ) -> None:
         self.w = Writer(model)
+        self.attention = attention.Attention(self.w, self.w.model.graph)
         self.weights, self.roundings = weights, roundings
         self.decoded: dict[str, tuple[Weight, bool]] = {}  # and whether it is seen transposed
         self.rounded: dict[str, tuple[Rounding, str]] = {}  # and the output of DequantizeLinear
@@ -48,14 +49,20 @@ class Lowering:
             if not self._taken(node):
                 self._plain(node)
         for value in graph.output:
-            if value.name in self.decoded or value.name in self.rounded:
-                self.w.add("Identity", [self._value(value.name)], out=value.name)
+            if (found := self._value(value.name)) != value.name:
+                self.w.add("Identity", [found], out=value.name)
         domains = {n.domain: 1 for n in self.w.nodes if n.domain == CONTRIB}
+        domains |= {"": attention.OPSET} if self.attention.used else {}
         return self.w.finish(domains)
 
     def _taken(self, node: onnx.NodeProto) -> bool:
         """Handle a node that we have something better for; say whether we did."""
+        if self.attention.taken(node):
+            return True
         if node.domain == "tqlearn":
+            if node.op_type == "Attend":
+                self.attention.write(node, self._value)
+                return True
             key = attribute(node, "key").decode()
             if node.op_type == "Decode":
                 self.decoded[node.output[0]] = self.weights[key], False
@@ -81,12 +88,11 @@ class Lowering:
         for i, name in enumerate(new.input):
             new.input[i] = self._value(name)
         for name in set(names_in(node)) - set(node.input):  # read inside a body, by this name
-            if name in self.decoded or name in self.rounded:
-                self.w.once((name, "body"), lambda name=name: self._named(name))
+            if (found := self._value(name)) != name:
+                self.w.once(
+                    (name, "body"), lambda f=found, n=name: self.w.add("Identity", [f], out=n)
+                )
         self.w.nodes.append(new)
-
-    def _named(self, name: str) -> str:
-        return self.w.add("Identity", [self._value(name)], out=name)
 
     def _value(self, name: str) -> str:
         """Return the floats of a name."""
@@ -103,7 +109,7 @@ class Lowering:
                 return out
             back = self.w.constant(rounding.shift)
             return self.w.once((out, "back"), lambda: self.w.add("Sub", [out, back]))
-        return name
+        return self.attention.value(name) or name
 
     def _round(self, key: str, x: str) -> str:
         """Add QuantizeLinear and DequantizeLinear; fewer codes than a byte has are clipped."""
@@ -173,5 +179,5 @@ def hidden(node: onnx.NodeProto) -> Iterator[str]:
         if found.type == onnx.AttributeProto.GRAPH:
             for inner in found.g.node:
                 if inner.domain == "tqlearn":
-                    yield attribute(inner, "key").decode()
+                    yield attribute(inner, "key", inner.op_type.encode()).decode()
                 yield from hidden(inner)
