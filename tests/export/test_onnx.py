@@ -34,6 +34,11 @@ PRODUCTS = {  # branch -> edits of a linear layer, and the operator that multipl
     "rounded": ([tq.LSQ(8), tq.Inputs(tq.LSQ(8))], "MatMulIntegerToFloat"),
     "rounded, by row": ([tq.LSQ(4, per="channel"), tq.Inputs(tq.LSQ(4))], "MatMulIntegerToFloat"),
     "rounded, shifted": ([tq.Uniform(8), tq.Inputs(tq.Uniform(8))], "MatMulIntegerToFloat"),
+    "rounded, wide": ([tq.LSQ(8, init="max"), tq.Inputs(tq.LSQ(8))], "MatMulIntegerToFloat"),
+    "rounded train": (
+        [tq.TT(rank=24, order=2), tq.LSQ(8, activations=8)],
+        "MatMulIntegerToFloat",
+    ),
     "rounded, clipped": ([tq.LSQ(8), tq.Inputs(tq.PACT(6))], "MatMulIntegerToFloat"),
 }
 TABLES = {
@@ -174,6 +179,28 @@ def test_equal_to_torch(outputs, name):
 def test_the_operator_that_runs(exported, name):
     *_, seen = exported
     assert (PRODUCTS | TABLES)[name][1] in producers(seen.graph, name)
+
+
+@pytest.mark.parametrize(
+    ("name", "signed"),
+    [
+        ("rounded", True),
+        ("rounded, by row", True),
+        ("rounded train", True),
+        ("rounded, wide", False),
+    ],
+)
+def test_weights_are_signed_where_16_bits_hold_two_products(exported, name, signed):
+    """Codes of "wide" fill 8 bits; a product has its bias with it, and factors meet as integers."""
+    *_, seen = exported
+    types = {tensor.name: tensor.data_type for tensor in seen.graph.initializer}
+    by_output = {out: node for node in seen.graph.node for out in node.output}
+    node = by_output[name]
+    while node.op_type != "MatMulIntegerToFloat":
+        assert node.op_type in ("Identity", "Reshape")
+        node = by_output[node.input[0]]
+    assert types[node.input[1]] == (3 if signed else 2) and len(node.input) == 7  # int8, uint8
+    assert ("QLinearMatMul" in producers(seen.graph, name)) == ("train" in name)
 
 
 @pytest.mark.parametrize("name", HEADS)

@@ -119,6 +119,9 @@ class Attention:
         if not node.input:
             return False
         name, out = node.input[0], node.output[0]
+        if node.op_type == "Reshape" and name in self.flat and self._same(name, out):
+            self.flat[out] = self.flat[name]
+            return True
         if node.op_type == "Transpose" and name in self.flat:
             if [*attribute(node, "perm", [])] == SWAP:
                 self.swapped[out] = name
@@ -129,6 +132,11 @@ class Attention:
                 self.w.add("Identity", [self.flat[self.swapped[name]][0]], out=out)
                 return True
         return False
+
+    def _same(self, before: str, after: str) -> bool:
+        """Say whether a view of heads is of the shape that they have."""
+        a, b = (self.shapes.get(name, []) for name in (before, after))
+        return len(a) == len(b) == 4 and a[1] == b[1] and a[3] == b[3] and a[0] == b[0]
 
     def value(self, name: str) -> str | None:
         """Return a tensor of heads for whoever else reads it; None if it is not one of ours."""

@@ -12,11 +12,13 @@ Source: onnxruntime's documentation of its contrib operators.
 """
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import numpy as np
 import onnx
 
 from . import attention, unpacking
+from .fusing import Fusing
 from .graph import CONTRIB, Writer, attribute, names_in
 from .grids import Rounding, Weight
 from .products import Product
@@ -51,6 +53,8 @@ class Lowering:
         for value in graph.output:
             if (found := self._value(value.name)) != value.name:
                 self.w.add("Identity", [found], out=value.name)
+        outputs = [value.name for value in graph.output]
+        self.w.nodes = Fusing(self.w.nodes, self.w.constants, outputs).run()
         domains = {n.domain: 1 for n in self.w.nodes if n.domain == CONTRIB}
         domains |= {"": attention.OPSET} if self.attention.used else {}
         return self.w.finish(domains)
@@ -67,12 +71,11 @@ class Lowering:
             if node.op_type == "Decode":
                 self.decoded[node.output[0]] = self.weights[key], False
             else:
-                x = self._value(node.input[0])
-                self.rounded[node.output[0]] = (self.roundings[key], self._round(key, x))
+                self._rounding(node, self.roundings[key])
             return True
         ways: dict[str, Callable] = {
             "Transpose": self._transpose, "MatMul": self._matmul, "Gemm": self._gemm,
-            "Gather": self._gather,
+            "Gather": self._gather, "Reshape": self._reshape,
         }  # fmt: skip
         way = ways.get(node.op_type) if node.domain == "" else None
         return way is not None and way(node)
@@ -111,9 +114,27 @@ class Lowering:
             return self.w.once((out, "back"), lambda: self.w.add("Sub", [out, back]))
         return self.attention.value(name) or name
 
-    def _round(self, key: str, x: str) -> str:
-        """Add QuantizeLinear and DequantizeLinear; fewer codes than a byte has are clipped."""
-        w, r = self.w, self.roundings[key]
+    def _rounding(self, node: onnx.NodeProto, r: Rounding) -> None:
+        """Write a ``Round``; what it makes of factors alone is a weight in codes."""
+        w, x = self.w, self._value(node.input[0])
+        q, pair, axis = self._codes(r, x)
+        if r.scale.size == 1 and not r.shift.any() and w.is_fixed(x):
+            values = w.computed(q)
+            bits, stream = (r.levels - 1).bit_length(), values.reshape(-1)
+            zero = r.whole.astype(np.float32)
+            made = Weight(node.output[0], values.shape, stream, bits, r.scale, zero)
+            self._made(node.output[0], made, q)
+        else:
+            self.rounded[node.output[0]] = r, w.add("DequantizeLinear", [q, *pair], **axis)
+
+    def _made(self, name: str, weight: Weight, codes: str) -> None:
+        """Take codes that are computed at loading for a weight."""
+        self.decoded[name] = replace(weight, name=name, core=True, made=True), False
+        self.w.once((name, "codes"), lambda: codes)
+
+    def _codes(self, r: Rounding, x: str) -> tuple[str, tuple[str, str], dict[str, int]]:
+        """Add QuantizeLinear; fewer codes than a byte has are clipped."""
+        w = self.w
         if r.shift.any():
             x = w.add("Add", [x, w.constant(r.shift)])
         if r.levels < 256:
@@ -125,8 +146,16 @@ class Lowering:
             w.constant(r.whole if many else r.whole[0], np.uint8),
         )
         axis = {"axis": -1} if many else {}
-        q = w.add("QuantizeLinear", [x, *pair], **axis)
-        return w.add("DequantizeLinear", [q, *pair], **axis)
+        return w.add("QuantizeLinear", [x, *pair], **axis), pair, axis
+
+    def _reshape(self, node: onnx.NodeProto) -> bool:
+        weight, turned = self.decoded.get(node.input[0], (None, False))
+        if weight is None or not weight.made or turned or not self.w.is_fixed(node.input[1]):
+            return False
+        codes = self.w.add("Reshape", [unpacking.codes(self.w, weight), node.input[1]])
+        shape = self.w.computed(codes).shape
+        self._made(node.output[0], replace(weight, shape=shape), codes)
+        return True
 
     def _transpose(self, node: onnx.NodeProto) -> bool:
         weight, turned = self.decoded.get(node.input[0], (None, False))
@@ -150,8 +179,10 @@ class Lowering:
         if weight is None or len(weight.shape) != 2 or weight.bits is None or weight.numel < LEAST:
             return False
         stored = seen != turned  # as nn.Linear stores it, (out, in)
-        product = Product(self.w, weight, stored)
         rounding, x = self.rounded.get(node.input[0], (None, None))
+        if weight.made and rounding is None:
+            return False
+        product = Product(self.w, weight, stored)
         if rounding is not None and rounding.scale.size == 1 and product.by_row:
             out = product.integers(x, rounding)
         elif product.block is not None:
