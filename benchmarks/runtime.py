@@ -1,5 +1,6 @@
 """What compression is worth when it runs: load, memory, latency, bytes, in torch and onnxruntime.
 
+    python benchmarks/runtime.py --only files        # minutes, no times: what is timed later
     python benchmarks/runtime.py --headline          # BERT-base, 1 x 128, 1 thread: 8 minutes
     python benchmarks/runtime.py --minutes 30        # all cells; what is done already is kept
     python benchmarks/runtime.py --only latency --shapes MiniLM --again
@@ -10,14 +11,15 @@ cell of latencies they take turns, a turn is one call to warm up and one that co
 is the median over turns of torch's FP32 seconds over theirs in the same turn: what slows the
 machine for a while slows both.
 
-Cells: "load" (seconds, resident memory above what the engine has once it is imported, after a call
-of 1 x 128; bytes), "latency" by threads, batch and tokens, "profile" (milliseconds by operator),
-"step" (the training step of a whole model: 8 x 64 tokens, forward, backward, AdamW), "agreement"
-(predictions on ATIS, of onnxruntime against the student in torch) and "verbs" (the peak of
-``compress(inplace=True)`` and of ``pack`` above a model of 1 GiB).
+Cells: "files" (can be written on a machine as busy as you like), "load" (seconds, and the resident
+memory above what the engine has once it is imported, after a call of 1 x 128), "latency" by
+threads, batch and tokens, "profile" (milliseconds by operator), "step" (the training step of a
+whole model: 8 x 64 tokens, forward, backward, AdamW), "agreement" (predictions on ATIS, of
+onnxruntime against the student in torch) and "verbs" (the peak of ``compress(inplace=True)`` and of
+``pack`` above a model of 1 GiB).
 
 "BERT-base" is a random encoder of that shape with ids alone, no padding; "MiniLM" is
-all-MiniLM-L6-v2 taught ATIS for three epochs, with a mask; its students are calibrated, not
+all-MiniLM-L6-v2 taught ATIS for two epochs, with a mask; its students are calibrated, not
 trained. ``runtime_models.py`` says what each plan is.
 """
 
@@ -36,9 +38,9 @@ from runtime_turns import loads, profiles, turns
 from tqlearn.writing import write as write_file
 
 THREADS, BATCHES, LENGTHS = (1, 2), (1, 8), (32, 128, 384)
-KINDS = ("load", "latency", "profile", "step", "agreement", "verbs")
+KINDS = ("files", "load", "latency", "profile", "step", "agreement", "verbs")
 TAUGHT = "MiniLM"
-RECIPE = {"data": "atis", "source": "local", "teacher": "minilm", "num_train_epochs": 3,
+RECIPE = {"data": "atis", "source": "local", "teacher": "minilm", "num_train_epochs": 2,
           "learning_rate": 2e-4, "warmup_steps": 0.06, "disable_tqdm": True}  # fmt: skip
 
 
@@ -68,6 +70,10 @@ class Shape:
                 )
             found[name] = json.loads(file.read_text())
         return found
+
+    def sizes(self) -> dict[str, int]:
+        """Return the bytes of each contestant's files."""
+        return {name: spec["bytes"] for name, spec in self.specs().items()}
 
 
 def random_model(shape: str) -> tuple:
@@ -101,6 +107,7 @@ def cells(args: object) -> Iterator[tuple[str, Path, Callable[[], dict]]]:
     sizes = [tuple(map(int, size.split("x"))) for size in args.sizes]
     for shape in (Shape(name, args) for name in args.shapes):
         at = shape.folder
+        yield "files", at / "files.json", lambda s=shape: s.sizes()
         yield "load", at / "load.json", lambda s=shape: loads(s.specs(), args.loads)
         for n, size in ((n, size) for n in args.threads for size in sizes):
             file = at / f"latency_{n}t_{size[0]}x{size[1]}.json"
@@ -151,7 +158,7 @@ def main() -> None:
     args = options.parse_args()
     if args.headline:
         args.shapes, args.sizes, args.threads = ["BERT-base"], ["1x128"], [1]
-        args.only = [kind for kind in KINDS if kind != "verbs"]
+        args.only = ["load", "latency", "profile", "step"]
     if args.quick:
         args.shapes, args.sizes, args.threads = ["tiny"], ["1x16"], [1]
         args.repeats, args.loads, args.profiled = 1, 1, 16

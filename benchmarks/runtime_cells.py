@@ -6,7 +6,7 @@ import subprocess
 import runtime_turns
 import torch
 from engines import forget_peak, peak, resident, session
-from runtime_models import PLANS, STEPS, compressed, pruned
+from runtime_models import BARES, PLANS, STEPS, compressed, pruned
 
 import tqlearn as tq
 
@@ -17,8 +17,8 @@ CODE = "import sys, runtime_cells; runtime_cells.verb(*sys.argv[1:])"
 
 def steps(shape: str, args: object) -> dict[str, list[float]]:
     """Return the seconds of a training step by what is trained, in turns."""
-    size = (2, 8) if args.quick else (8, 64)
-    specs = {name: {"engine": "step", "shape": shape, "plan": name} for name in STEPS}
+    size, names = ((2, 8), STEPS) if args.quick else ((8, 64), (*STEPS, *BARES))
+    specs = {name: {"engine": "step", "shape": shape, "plan": name} for name in names}
     return runtime_turns.turns(specs, 1, size, max(1, args.repeats // 2))
 
 

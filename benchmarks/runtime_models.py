@@ -17,6 +17,7 @@ from tqlearn.sparsity.blocks import block_masks
 TINY = {"vocab_size": 1000, "hidden_size": 64, "num_attention_heads": 4, "intermediate_size": 128}
 SHAPES = {
     "BERT-base": {},
+    "two layers": {"num_hidden_layers": 2},
     "tiny": TINY | {"num_hidden_layers": 1},
 }
 HEADS = (4, 4, 6, 7, 7, 5, 6, 7, 5, 5, 5, 3)  # of 12, that Block Pruning's headline model kept
@@ -115,21 +116,24 @@ CONTESTANTS = {  # name -> engine
 }
 PEERS = ("torch dynamic int8", "ORT FP32", "ORT dynamic int8")
 QUICK = ("torch FP32", "W4 packed in torch", "W8A8 in ORT")
-STEPS = {
+STEPS = {  # name -> plan; the first is the baseline
     "dense": {},
     "TT": {"*.encoder.*": [tq.TT(rank=30, init="random")]},
-    "Kronecker": None,
+    "Kronecker": lambda model: encoder_plan(model, lambda layer: product(layer, "random"), []),
     "fake-quantized": {"*": [tq.LSQ(4)]},
 }
+BARE = ", no dropout"  # the same steps without its random numbers
+BARES = tuple(f"{name}{BARE}" for name in STEPS if name != "fake-quantized")
 
 
 def trained(shape: str, name: str) -> nn.Module:
     """Return the model whose training step is timed."""
-    model, plan = dense_model(shape), STEPS[name]
-    if name == "Kronecker":
-        layers = {n: m for n, m in model.named_modules() if isinstance(m, nn.Linear)}
-        plan = {n: product(m, "random") for n, m in layers.items() if ".encoder." in n}
+    model, plan = dense_model(shape), STEPS[name.removesuffix(BARE)]
+    for module in model.modules() if name.endswith(BARE) else ():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
     if plan:
+        plan = plan(model) if callable(plan) else plan
         model = tq.calibrate(tq.compress(model, plan, inplace=True))
     return model.train()
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from statistics import median
 
-from runtime_models import CONTESTANTS, PEERS, STEPS, place_of
+from runtime_models import BARE, CONTESTANTS, PEERS, place_of
 
 FIRST = "torch FP32"
 
@@ -54,10 +54,11 @@ def latencies(shape: Path, cell: str, found: dict[str, dict]) -> Iterator[dict]:
 
 def steps(shape: str, taken: dict[str, list[float]]) -> Iterator[dict]:
     """Yield the rows of the training steps."""
-    for name in STEPS:
+    for name, seconds in taken.items():
+        dense = taken[f"dense{BARE}" if name.endswith(BARE) else "dense"]
         metrics = {"shape": shape, "threads": 1}
-        yield row(f"step, {name}, {shape}", name, metrics) | {
-            "speed": speed(taken["dense"], taken[name])
+        yield row(f"step, {name}, {shape}", name.removesuffix(BARE), metrics) | {
+            "speed": speed(dense, seconds)
         }
 
 

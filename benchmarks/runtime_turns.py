@@ -1,11 +1,14 @@
 """Fresh processes, one for each contestant of ``runtime.py``, that take turns."""
 
 import json
+import os
 import subprocess
 import sys
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from statistics import median
+
+from runs import HUGE_PAGES
 
 HERE = Path(__file__).parent
 PYTHON = [sys.executable]
@@ -17,8 +20,9 @@ class Process:
     def __init__(self, spec: dict, threads: int = 1) -> None:
         command = [*PYTHON, str(HERE / "engines.py"), json.dumps(spec | {"threads": threads})]
         self.child = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=HERE
-        )
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=HERE,
+            env={**HUGE_PAGES, **os.environ},
+        )  # fmt: skip
 
     def ask(self, do: str, **request: int) -> object:
         """Return the answer to a request.
