@@ -156,6 +156,7 @@ def main() -> None:
     options.add_argument("--headline", action="store_true", help="see above")
     options.add_argument("--again", action="store_true", help="these cells also where they are")
     args = options.parse_args()
+    args.folder = args.folder.resolve()  # the processes run elsewhere
     if args.headline:
         args.shapes, args.sizes, args.threads = ["BERT-base"], ["1x128"], [1]
         args.only = ["load", "latency", "profile", "step"]
