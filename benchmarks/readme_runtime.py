@@ -14,10 +14,11 @@ def sections(results: Path) -> str:
         return NOTHING
     found = json.loads(file.read_text())
     timed = [row for row in found["rows"] if "tokens" in row["metrics"]]
+    script = " ".join(found["command"].split()[:2])
     parts = [
-        f"`{' '.join(found['command'].split()[:2])}`, {found['date'][:10]}, {found['machine']}. "
-        "Columns of sizes: how many times faster than torch's FP32 model in the same turns, "
-        "sentences x tokens.\n"
+        f"[runtime](../benchmarks/results/runtime.json): `{script}`, {found['date'][:10]}, "
+        f"{found['machine']}. Columns of sizes: how many times faster than torch's FP32 model in "
+        "the same turns, sentences x tokens.\n"
     ]
     for shape in dict.fromkeys(row["metrics"]["shape"] for row in timed):
         rows = [row for row in timed if row["metrics"]["shape"] == shape]

@@ -124,8 +124,8 @@ class Product:
     def _shift(self, levels: int) -> int:
         """Return what makes signed bytes of the codes, or 0 where they have to stay unsigned.
 
-        A product of signed weights is twice as fast, but a processor without VNNI adds two
-        neighbors' products in 16 bits, where they must fit.
+        A product of signed weights is faster, but a processor without VNNI adds the products of
+        two neighbors in 16 bits, where they must fit.
         """
         half = 2 ** (self.weight.bits - 1)
         codes = self.weight.codes().astype(np.int32) - half
