@@ -13,6 +13,7 @@ from transformers import BertConfig, BertForSequenceClassification
 import tqlearn as tq
 from tqlearn.sparsity.anatomy import transformer_layers
 from tqlearn.sparsity.blocks import block_masks
+from tqlearn.writing import write
 
 TINY = {"vocab_size": 1000, "hidden_size": 64, "num_attention_heads": 4, "intermediate_size": 128}
 SHAPES = {
@@ -170,7 +171,7 @@ def written(name: str, folder: Path, model: nn.Module, batches: list[dict]) -> d
         spec["packed"] = bytes_of(folder / "packed", "model.safetensors")
     file = folder / "model.onnx" if engine == "onnx" else folder
     spec |= {"file": str(file), "bytes": bytes_of(folder, "model.*")}
-    (folder / "spec.json").write_text(json.dumps(spec))
+    write(folder / "spec.json", json.dumps(spec))
     return spec
 
 
