@@ -91,11 +91,12 @@ class Attention:
         options = {"scale": attribute(node, "scale")}
         if None not in three:
             options |= {"q_num_heads": heads[0], "kv_num_heads": heads[1]}
-        inputs = [value(old or new) for old, new in zip(three, node.input, strict=False)]
-        if None in three:
-            inputs = [value(name) for name in (query, key, values)]
+        inputs = [value(name) for name in ((query, key, values) if None in three else three)]
         if mask and not self.is_true(mask[0]):
-            inputs.append(self._mask(value(mask[0]), mask[0], inputs[0], 1 + (None in three)))
+            length = self.shapes.get(query, [None] * 3)[2] or query
+            inputs.append(
+                self._mask(value(mask[0]), mask[0], inputs[0], 1 + (None in three), length)
+            )
         y = self.w.add("Attention", inputs, **options)
         self.used = True
         if None in three:
@@ -103,11 +104,14 @@ class Attention:
         else:
             self.flat[node.output[0]] = y, heads[0]
 
-    def _mask(self, new: str, name: str, query: str, axis: int) -> str:
-        """Return a mask with a row for every query; onnxruntime wants them written out."""
+    def _mask(self, new: str, name: str, query: str, axis: int, length: object) -> str:
+        """Return a mask with a row for every query; onnxruntime wants them written out.
+
+        Layers with queries of one length share it; those of a decoder may have another.
+        """
         if self.shapes.get(name, [0, 0])[-2] != 1:
             return new
-        return self.w.once((new, "rows"), lambda: self._rows(new, query, axis))
+        return self.w.once((new, length, "rows"), lambda: self._rows(new, query, axis))
 
     def _rows(self, mask: str, query: str, axis: int) -> str:
         w, one = self.w, self.w.constant([1], np.int64)

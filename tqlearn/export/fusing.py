@@ -52,7 +52,9 @@ class Fusing:
 
     def _biased(self, node: onnx.NodeProto) -> onnx.NodeProto | None:
         for name, bias in (node.input, [*node.input][::-1]):
-            if bias not in self.constants or len(self.constants[bias].dims) != 1:
+            if bias not in self.constants or [*self.constants[bias].dims] in ([], [1]):
+                continue
+            if len(self.constants[bias].dims) != 1:
                 continue
             product = self._only(name)
             if product is None:
