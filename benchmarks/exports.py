@@ -24,7 +24,6 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-import onnxruntime
 import torch
 import transformers
 from architectures import (
@@ -45,6 +44,7 @@ from architectures import (
 from architectures import PLANS as ALL
 from architectures_zoo import build, kinds
 from common import parser, write
+from engines import session
 
 import tqlearn as tq
 import tqlearn.hf  # noqa: F401  (a compressed model of transformers saves its layout)
@@ -81,15 +81,6 @@ def built(name):
     )
     model = transformers.BertForSequenceClassification(config).eval()
     return model, {"input_ids": torch.randint(3, 30000, (2, 16))}
-
-
-def session(file, optimized=None):
-    """Return a session of onnxruntime on one thread; ``optimized`` gets the graph that it runs."""
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level, options.intra_op_num_threads = 3, 1
-    if optimized is not None:
-        options.optimized_model_filepath = str(optimized)
-    return onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
 
 
 def ran(engine, batch):

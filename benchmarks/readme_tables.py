@@ -1,4 +1,4 @@
-"""Write the tables of both READMEs and of docs/methods.md from benchmarks/results/*.json.
+"""Write the tables of both READMEs and of pages of docs/ from benchmarks/results/*.json.
 
 Each stands between two markers; the main README's picture is the one that its lesson stores.
 ``--check`` changes nothing and fails when a page says something else than the results.
@@ -11,6 +11,7 @@ from pathlib import Path
 
 import readme_methods
 import readme_recipes
+import readme_runtime
 
 ROOT = Path(__file__).parents[1]
 BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
@@ -18,6 +19,7 @@ FIRST, LAST = "<!-- recipes: begin -->", "<!-- recipes: end -->"
 PAPERS = "<!-- papers: begin -->", "<!-- papers: end -->"
 CASES = "<!-- cases: begin -->", "<!-- cases: end -->"
 DETAILS = "<!-- details: begin -->", "<!-- details: end -->"
+RUNTIME = "<!-- runtime: begin -->", "<!-- runtime: end -->"
 PICTURE = ROOT / "docs" / "images" / "explorer.png"
 LESSON, EXPLORER = ROOT / "notebooks" / "02_tensor_train.ipynb", "tensor_train_explorer("
 SHOWN = (
@@ -134,7 +136,9 @@ def whole(results: Path) -> dict[Path, bytes]:
     papers = between(main.read_text(), *PAPERS, readme_recipes.short(results))
     cases = between(methods.read_text(), *CASES, readme_methods.table(results))
     cases = between(cases, *DETAILS, "\n" + readme_methods.details(results) + "\n")
-    pages = {main: papers, own: recipes, methods: cases}
+    export = ROOT / "docs" / "export.md"
+    runtime = between(export.read_text(), *RUNTIME, "\n" + readme_runtime.sections(results) + "\n")
+    pages = {main: papers, own: recipes, methods: cases, export: runtime}
     return {path: text.encode() for path, text in pages.items()} | {PICTURE: picture()}
 
 

@@ -49,7 +49,9 @@ BRIDGE |= {"seqeval", "sacrebleu", "sklearn", "numpy"}
 # recipes are programs for transformers' own argument parser and trainer
 GUESTS = {"data": {"datasets", "numpy", "sklearn", "PIL"}}
 GUESTS |= {"hf": BRIDGE, "teachers": BRIDGE, "recipes": BRIDGE}
-GUESTS |= {"export": {"onnx", "onnxscript", "numpy", "compressed_tensors", "transformers"}}
+GUESTS |= {
+    "export": {"onnx", "onnxruntime", "onnxscript", "numpy", "compressed_tensors", "transformers"}
+}
 GUESTS |= {"sweep": {"optuna", "tqdm", "psutil", "plotly", "numpy"}}
 GUESTS |= {"factors": {"tensorly"}}  # imported at the call, to hand cores over
 
@@ -124,6 +126,7 @@ IN_FOLDERS_OF_THEIR_OWN = {  # temporary, a log, or a file that another name rep
     "tqlearn/recipes/fullyqt.py": "        save_file(kept, new / translation.WEIGHTS,",
     "benchmarks/architectures.py": "        torch.save({",
     "benchmarks/architectures_read.py": "        new.write_text(json.dumps(found))",
+    "benchmarks/engines.py": '    Path("/proc/self/clear_refs")',
     "benchmarks/kills.py": ("        with open(said,", "        said.write_text("),
     "docs/sitekit/stage.py": "        file.write_text(self.links.rewrite(",
     "docs/sitekit/explorers.py": ("    (html / SCRIPTS", "        (html / SCRIPTS"),

@@ -1,10 +1,11 @@
 """tq.export(target="onnx"): onnxruntime computes what torch does, on codes that stay codes."""
 
 import importlib.util
+import runpy
 
 import pytest
 import torch
-from conftest import require
+from conftest import BENCHMARKS, require
 from torch import nn
 
 import tqlearn as tq
@@ -28,11 +29,17 @@ PRODUCTS = {  # branch -> edits of a linear layer, and the operator that multipl
     "2:4": ([tq.TwoFour(), tq.SAWB(4)], "MatMulNBits"),
     "2:4 in floats": ([tq.TwoFour()], "MatMul"),
     "train": ([tq.TT(rank=4, order=2), tq.LSQ(4)], "MatMul"),
-    "pair": ([tq.LowRank(rank=16), tq.LSQ(8)], "MatMulNBits"),
+    "pair": ([tq.LowRank(rank=16), tq.LSQ(8)], "MatMul"),
+    "pair, 4 bits": ([tq.LowRank(rank=24), tq.LSQ(4)], "MatMulNBits"),
     "product": ([tq.Kronecker(rank=2), tq.LSQ(4)], "MatMul"),
     "rounded": ([tq.LSQ(8), tq.Inputs(tq.LSQ(8))], "MatMulIntegerToFloat"),
     "rounded, by row": ([tq.LSQ(4, per="channel"), tq.Inputs(tq.LSQ(4))], "MatMulIntegerToFloat"),
     "rounded, shifted": ([tq.Uniform(8), tq.Inputs(tq.Uniform(8))], "MatMulIntegerToFloat"),
+    "rounded, wide": ([tq.LSQ(8, init="max"), tq.Inputs(tq.LSQ(8))], "MatMulIntegerToFloat"),
+    "rounded train": (
+        [tq.TT(rank=24, order=2), tq.LSQ(8, activations=8)],
+        "MatMulIntegerToFloat",
+    ),
     "rounded, clipped": ([tq.LSQ(8), tq.Inputs(tq.PACT(6))], "MatMulIntegerToFloat"),
 }
 TABLES = {
@@ -41,6 +48,17 @@ TABLES = {
     "words, groups": ([tq.LSQ(8, per=16)], "GatherBlockQuantized"),
     "words, asymmetric": ([tq.Uniform(4, per="channel")], "GatherBlockQuantized"),
     "words, train": ([tq.TTM(rank=4, order=2), tq.LSQ(4)], "Gather"),
+}
+
+
+HEADS = {  # way to attend -> the operators of it
+    "attends": {"Attention"},
+    "attends, some keys": {"Attention", "Expand"},
+    "attends, some pairs": {"Attention"},
+    "attends, fewer queries": {"Attention", "Expand"},
+    "attends, heads in front": {"Attention", "Transpose"},
+    "attends, from heads": {"Attention", "Transpose"},
+    "attends, causal": {"Softmax"},
 }
 
 
@@ -65,7 +83,28 @@ class Branches(nn.Module):
         found["shared"] = self.shared(ids)
         found["tied"] = self.out(x)
         found["conv"] = self.conv(x.transpose(1, 2))
-        return found
+        return found | attended(x, ids)
+
+
+def attended(x, ids):
+    """Attention as models have it, and as none has: a row of a mask may leave no key."""
+    q, k, v = (y.unflatten(-1, (4, 8)).transpose(1, 2) for y in (x, x * 2, x + 1))
+    attend = nn.functional.scaled_dot_product_attention
+    keys, pairs = ids > 10, (ids[:, :, None] % 3 > 0) & (ids[:, None] > 10)
+    outs = [
+        attend(q, k, v),
+        attend(q, k, v, keys[:, None, None]),
+        attend(q, k, v, pairs[:, None], scale=0.5),
+        attend(q[:, :, 1:], k, v, keys[:, None, None]),
+        attend(q, k, v),
+        attend(q * 2, k, v),
+        attend(q, k, v, is_causal=True),
+    ]
+    back = [
+        y if "front" in name else y.transpose(1, 2).flatten(2)
+        for name, y in zip(HEADS, outs, strict=True)
+    ]
+    return dict(zip(HEADS, back, strict=True))
 
 
 def batch(rows, tokens):
@@ -79,18 +118,14 @@ def ship():
         require(importlib.util.find_spec(name), f"{name} is missing: pip install 'tqlearn[ship]'")
 
 
-def session(file, seen=None):
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level, options.intra_op_num_threads = 3, 1
-    if seen is not None:
-        options.optimized_model_filepath = str(seen)
-    return onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+@pytest.fixture(scope="module")
+def session():
+    """``benchmarks/engines.py``'s, which this file cannot import by its name."""
+    return runpy.run_path(str(BENCHMARKS / "engines.py"))["session"]
 
 
 @pytest.fixture(scope="module")
-def exported(ship, tmp_path_factory):
+def exported(ship, session, tmp_path_factory):
     """The model, a session, and who computes what in the graph that onnxruntime runs."""
     import onnx
 
@@ -136,7 +171,7 @@ def outputs(exported):
     return found
 
 
-@pytest.mark.parametrize("name", [*PRODUCTS, *TABLES, "shared", "tied", "conv"])
+@pytest.mark.parametrize("name", [*PRODUCTS, *TABLES, *HEADS, "shared", "tied", "conv"])
 def test_equal_to_torch(outputs, name):
     for want, have in outputs:
         top = want[name].abs().max()
@@ -147,6 +182,37 @@ def test_equal_to_torch(outputs, name):
 def test_the_operator_that_runs(exported, name):
     *_, seen = exported
     assert (PRODUCTS | TABLES)[name][1] in producers(seen.graph, name)
+
+
+@pytest.mark.parametrize(
+    ("name", "signed"),
+    [
+        ("rounded", True),
+        ("rounded, by row", True),
+        ("rounded train", True),
+        ("rounded, wide", False),
+    ],
+)
+def test_weights_are_signed_where_16_bits_hold_two_products(exported, name, signed):
+    """Codes of "wide" fill 8 bits; a product has its bias with it, and factors meet as integers."""
+    *_, seen = exported
+    types = {tensor.name: tensor.data_type for tensor in seen.graph.initializer}
+    by_output = {out: node for node in seen.graph.node for out in node.output}
+    node = by_output[name]
+    while node.op_type != "MatMulIntegerToFloat":
+        assert node.op_type in ("Identity", "Reshape")
+        node = by_output[node.input[0]]
+    assert types[node.input[1]] == (3 if signed else 2) and len(node.input) == 7  # int8, uint8
+    assert ("QLinearMatMul" in producers(seen.graph, name)) == ("train" in name)
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_attention_is_one_node_and_heads_stay_where_they_are(exported, name):
+    *_, graph, seen = exported
+    written, run = producers(graph.graph, name), producers(seen.graph, name)
+    assert HEADS[name] <= written and ("Attention" in run) != ("Softmax" in run)
+    moved = "Transpose" in HEADS[name] or "causal" in name or "fewer" in name
+    assert ("Transpose" in written) == moved
 
 
 def test_the_file_holds_codes_once(exported):
@@ -209,7 +275,7 @@ def test_codes_inside_a_branch_are_refused_by_name(ship):
 
 
 @pytest.mark.slow
-def test_a_decoder_writes_the_same_with_its_cache(ship, tmp_path):
+def test_a_decoder_writes_the_same_with_its_cache(ship, session, tmp_path):
     from transformers import LlamaConfig, LlamaForCausalLM
 
     config = LlamaConfig(

@@ -64,6 +64,15 @@ def test_check_1_lsq_vector():
     assert start_scale(V[None], "lsq", 4, -7, 7).item() == pytest.approx(1.534536, abs=1e-6)
 
 
+@pytest.mark.parametrize("shape", [(1, 50), (7, 9)])
+def test_a_large_tensor_starts_where_a_small_one_does(monkeypatch, shape):
+    x = torch.randn(shape)
+    wanted = start_scale(x, "lsq", 4, -7, 7)
+    monkeypatch.setattr("tqlearn.quantizers.initial_scales.LARGE", 16)
+    assert_close(start_scale(x, "lsq", 4, -7, 7), wanted)
+    assert_close(start_scale(x, "max", 4, -7, 7), x.abs().amax(1) / 7, rtol=0, atol=0)
+
+
 def test_check_2_numerical_derivative_of_the_surrogate():
     h, v = 1e-4, V / 0.5
     held = v.round() - v

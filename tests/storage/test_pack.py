@@ -11,6 +11,7 @@ from torch.nn.utils import parametrize
 import tqlearn as tq
 from tqlearn.shapes import packed_bytes
 from tqlearn.storage.codes import pack_bits, unpack_bits
+from tqlearn.storage.packed import Packed
 
 
 def net():
@@ -26,6 +27,16 @@ def student(bits=4):
 def header_bytes(path):
     with open(path, "rb") as file:
         return 8 + struct.unpack("<Q", file.read(8))[0]
+
+
+@pytest.mark.parametrize("bits", [3, 4])
+def test_a_large_tensor_is_packed_in_parts(monkeypatch, bits):
+    """Into one stream, which is that of the whole; the last part is a short one."""
+    q = tq.quantizers.lsq.LSQ(bits).calibrate(x := torch.randn(5, 21))
+    whole = pack_bits(q.codes(x), bits, q.qmin)
+    monkeypatch.setattr("tqlearn.storage.packed.CHUNK", 16)
+    packed, stream = Packed.of(x, q)
+    assert torch.equal(stream, whole) and torch.equal(packed(stream), q(x))
 
 
 @pytest.mark.parametrize("bits", range(2, 9))

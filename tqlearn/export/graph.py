@@ -23,6 +23,9 @@ class Writer:
         self.model, self.nodes = model, []
         self.constants = {tensor.name: tensor for tensor in model.graph.initializer}
         self._known: dict[object, str] = {}
+        self._fixed: set[str] = {""}  # an input that is left out
+        self._made_by: dict[str, onnx.NodeProto] = {}
+        self._seen = 0
         self._count = 0
 
     def name(self, word: str) -> str:
@@ -57,11 +60,57 @@ class Writer:
             self._known[key] = make()
         return self._known[key]
 
+    def is_fixed(self, name: str) -> bool:
+        """Say whether a name depends on no input."""
+        for node in self.nodes[self._seen :]:
+            self._made_by.update(dict.fromkeys(node.output, node))
+            if all(one in self.constants or one in self._fixed for one in names_in(node)):
+                self._fixed.update(node.output)
+        self._seen = len(self.nodes)
+        return name in self.constants or name in self._fixed
+
+    def computed(self, name: str) -> np.ndarray:
+        """Return the values of a name, as onnxruntime computes them.
+
+        Raises:
+            ValueError: they depend on an input.
+        """
+        import onnxruntime
+
+        if not self.is_fixed(name):
+            raise ValueError(f"{name} depends on what the model is called with")
+        nodes, wanted = {}, [name]
+        while wanted:
+            one = wanted.pop()
+            node = self._made_by.get(one)
+            if node is not None and id(node) not in nodes:
+                nodes[id(node)] = node
+                wanted += names_in(node)
+        chosen = [node for node in self.nodes if id(node) in nodes]
+        used = {one for node in chosen for one in names_in(node)}
+        held = [tensor for one, tensor in self.constants.items() if one in used]
+        out = helper.make_empty_tensor_value_info(name)
+        graph = helper.make_graph(chosen, "fixed", [], [out], held)
+        model = helper.make_model(
+            graph, opset_imports=self.model.opset_import, ir_version=self.model.ir_version
+        )
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3
+        engine = onnxruntime.InferenceSession(model.SerializeToString(), options)
+        return engine.run([name], {})[0]
+
+    def has(self, key: object) -> bool:
+        """Say whether ``once`` has made something under a key."""
+        return key in self._known
+
     def finish(self, domains: dict[str, int]) -> onnx.ModelProto:
         """Return the model with the nodes that were written and the constants that they use."""
-        used = {name for node in self.nodes for name in names_in(node)}
-        used |= {value.name for value in self.model.graph.output}
-        graph = self.model.graph
+        graph, used, kept = self.model.graph, {value.name for value in self.model.graph.output}, []
+        for node in reversed(self.nodes):  # what nobody reads any more goes
+            if used.intersection(node.output):
+                used.update(filter(None, names_in(node)))
+                kept.append(node)
+        self.nodes = kept[::-1]
         del graph.node[:], graph.initializer[:], graph.value_info[:]
         for node in self.nodes:  # where in the code it came from would outweigh a small model
             del node.metadata_props[:]

@@ -31,6 +31,7 @@ class Weight:
         scale, zero: one number, or one for each of ``groups`` rows.
         places: of the kept numbers under an N:M mask, and the module that knows the pattern.
         core: it is a factor of a factored layer.
+        made: it is computed from factors when the file is loaded, which holds none of its codes.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Weight:
     places: np.ndarray | None = None
     form: PackedNM | None = field(default=None, repr=False)
     core: bool = False
+    made: bool = False
 
     @property
     def groups(self) -> int:
@@ -66,10 +68,12 @@ class Weight:
     @property
     def direct(self) -> bool:
         """Say whether the stream is what engines read: whole codes at 2, 4 or 8 bits."""
-        return self.form is None and self.bits in (2, 4, 8)
+        return self.form is None and not self.made and self.bits in (2, 4, 8)
 
     def codes(self) -> np.ndarray:
         """Return the codes, counted from 0, in the tensor's shape; not of kept floats."""
+        if self.made:
+            return self.stream.reshape(self.shape)
         stream, shape = torch.from_numpy(self.stream), self.shape
         if self.form is None:
             return unpack_bits(stream, self.bits, 0, shape).numpy().astype(np.uint8)

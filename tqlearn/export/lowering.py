@@ -12,11 +12,13 @@ Source: onnxruntime's documentation of its contrib operators.
 """
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import numpy as np
 import onnx
 
-from . import unpacking
+from . import attention, unpacking
+from .fusing import Fusing
 from .graph import CONTRIB, Writer, attribute, names_in
 from .grids import Rounding, Weight
 from .products import Product
@@ -37,6 +39,7 @@ class Lowering:
         self, model: onnx.ModelProto, weights: dict[str, Weight], roundings: dict[str, Rounding]
     ) -> None:
         self.w = Writer(model)
+        self.attention = attention.Attention(self.w, self.w.model.graph)
         self.weights, self.roundings = weights, roundings
         self.decoded: dict[str, tuple[Weight, bool]] = {}  # and whether it is seen transposed
         self.rounded: dict[str, tuple[Rounding, str]] = {}  # and the output of DequantizeLinear
@@ -48,24 +51,31 @@ class Lowering:
             if not self._taken(node):
                 self._plain(node)
         for value in graph.output:
-            if value.name in self.decoded or value.name in self.rounded:
-                self.w.add("Identity", [self._value(value.name)], out=value.name)
+            if (found := self._value(value.name)) != value.name:
+                self.w.add("Identity", [found], out=value.name)
+        outputs = [value.name for value in graph.output]
+        self.w.nodes = Fusing(self.w.nodes, self.w.constants, outputs).run()
         domains = {n.domain: 1 for n in self.w.nodes if n.domain == CONTRIB}
+        domains |= {"": attention.OPSET} if self.attention.used else {}
         return self.w.finish(domains)
 
     def _taken(self, node: onnx.NodeProto) -> bool:
         """Handle a node that we have something better for; say whether we did."""
+        if self.attention.taken(node):
+            return True
         if node.domain == "tqlearn":
+            if node.op_type == "Attend":
+                self.attention.write(node, self._value)
+                return True
             key = attribute(node, "key").decode()
             if node.op_type == "Decode":
                 self.decoded[node.output[0]] = self.weights[key], False
             else:
-                x = self._value(node.input[0])
-                self.rounded[node.output[0]] = (self.roundings[key], self._round(key, x))
+                self._rounding(node, self.roundings[key])
             return True
         ways: dict[str, Callable] = {
             "Transpose": self._transpose, "MatMul": self._matmul, "Gemm": self._gemm,
-            "Gather": self._gather,
+            "Gather": self._gather, "Reshape": self._reshape,
         }  # fmt: skip
         way = ways.get(node.op_type) if node.domain == "" else None
         return way is not None and way(node)
@@ -81,12 +91,11 @@ class Lowering:
         for i, name in enumerate(new.input):
             new.input[i] = self._value(name)
         for name in set(names_in(node)) - set(node.input):  # read inside a body, by this name
-            if name in self.decoded or name in self.rounded:
-                self.w.once((name, "body"), lambda name=name: self._named(name))
+            if (found := self._value(name)) != name:
+                self.w.once(
+                    (name, "body"), lambda f=found, n=name: self.w.add("Identity", [f], out=n)
+                )
         self.w.nodes.append(new)
-
-    def _named(self, name: str) -> str:
-        return self.w.add("Identity", [self._value(name)], out=name)
 
     def _value(self, name: str) -> str:
         """Return the floats of a name."""
@@ -103,11 +112,29 @@ class Lowering:
                 return out
             back = self.w.constant(rounding.shift)
             return self.w.once((out, "back"), lambda: self.w.add("Sub", [out, back]))
-        return name
+        return self.attention.value(name) or name
 
-    def _round(self, key: str, x: str) -> str:
-        """Add QuantizeLinear and DequantizeLinear; fewer codes than a byte has are clipped."""
-        w, r = self.w, self.roundings[key]
+    def _rounding(self, node: onnx.NodeProto, r: Rounding) -> None:
+        """Write a ``Round``; what it makes of factors alone is a weight in codes."""
+        w, x = self.w, self._value(node.input[0])
+        q, pair, axis = self._codes(r, x)
+        if r.scale.size == 1 and not r.shift.any() and w.is_fixed(x):
+            values = w.computed(q)
+            bits, stream = (r.levels - 1).bit_length(), values.reshape(-1)
+            zero = r.whole.astype(np.float32)
+            made = Weight(node.output[0], values.shape, stream, bits, r.scale, zero)
+            self._made(node.output[0], made, q)
+        else:
+            self.rounded[node.output[0]] = r, w.add("DequantizeLinear", [q, *pair], **axis)
+
+    def _made(self, name: str, weight: Weight, codes: str) -> None:
+        """Take codes that are computed at loading for a weight."""
+        self.decoded[name] = replace(weight, name=name, core=True, made=True), False
+        self.w.once((name, "codes"), lambda: codes)
+
+    def _codes(self, r: Rounding, x: str) -> tuple[str, tuple[str, str], dict[str, int]]:
+        """Add QuantizeLinear; fewer codes than a byte has are clipped."""
+        w = self.w
         if r.shift.any():
             x = w.add("Add", [x, w.constant(r.shift)])
         if r.levels < 256:
@@ -119,8 +146,16 @@ class Lowering:
             w.constant(r.whole if many else r.whole[0], np.uint8),
         )
         axis = {"axis": -1} if many else {}
-        q = w.add("QuantizeLinear", [x, *pair], **axis)
-        return w.add("DequantizeLinear", [q, *pair], **axis)
+        return w.add("QuantizeLinear", [x, *pair], **axis), pair, axis
+
+    def _reshape(self, node: onnx.NodeProto) -> bool:
+        weight, turned = self.decoded.get(node.input[0], (None, False))
+        if weight is None or not weight.made or turned or not self.w.is_fixed(node.input[1]):
+            return False
+        codes = self.w.add("Reshape", [unpacking.codes(self.w, weight), node.input[1]])
+        shape = self.w.computed(codes).shape
+        self._made(node.output[0], replace(weight, shape=shape), codes)
+        return True
 
     def _transpose(self, node: onnx.NodeProto) -> bool:
         weight, turned = self.decoded.get(node.input[0], (None, False))
@@ -144,10 +179,14 @@ class Lowering:
         if weight is None or len(weight.shape) != 2 or weight.bits is None or weight.numel < LEAST:
             return False
         stored = seen != turned  # as nn.Linear stores it, (out, in)
-        product = Product(self.w, weight, stored)
         rounding, x = self.rounded.get(node.input[0], (None, None))
+        if weight.made and rounding is None:
+            return False
+        product = Product(self.w, weight, stored)
         if rounding is not None and rounding.scale.size == 1 and product.by_row:
             out = product.integers(x, rounding)
+        elif weight.core and weight.container == 8:
+            return False  # a small factor: floats are twice as fast, and take little memory
         elif product.block is not None:
             out = product.nbits(self._value(node.input[0]))
         else:
@@ -173,5 +212,5 @@ def hidden(node: onnx.NodeProto) -> Iterator[str]:
         if found.type == onnx.AttributeProto.GRAPH:
             for inner in found.g.node:
                 if inner.domain == "tqlearn":
-                    yield attribute(inner, "key").decode()
+                    yield attribute(inner, "key", inner.op_type.encode()).decode()
                 yield from hidden(inner)

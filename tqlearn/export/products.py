@@ -105,24 +105,45 @@ class Product:
     def integers(self, x: str, rounding: Rounding) -> str:
         """Return MatMul of two DequantizeLinear, (.., in) x (in, out): an integer product."""
         w, weight = self.w, self.weight
-        q = w.once((weight.name, self.stored, "bytes"), self._bytes)
+        shift = self._shift(rounding.levels)
+        q = w.once((weight.name, self.stored, shift), lambda: self._bytes(shift))
         axis = {}
         scale, zero = weight.scale[0], self.zeros[0]
         if weight.groups > 1:
             repeats = self.out // weight.groups
             scale, zero = np.repeat(weight.scale, repeats), np.repeat(self.zeros, repeats)
             axis = {"axis": 1}
-        dense = w.add(
-            "DequantizeLinear", [q, w.constant(scale), w.constant(zero, np.uint8)], **axis
-        )
+        zero = w.constant(zero.astype(np.int16) - shift, np.int8 if shift else np.uint8)
+        dense = w.add("DequantizeLinear", [q, w.constant(scale), zero], **axis)
         y = self._with_rest(w.add("MatMul", [x, dense]), x)
         if not rounding.shift.any():
             return y
         table = weight.values() if self.stored else weight.values().T
         return w.add("Sub", [y, w.constant(table.sum(1) * rounding.shift[0])])
 
-    def _bytes(self) -> str:
-        """Return the codes as bytes, (in, out)."""
+    def _shift(self, levels: int) -> int:
+        """Return what makes signed bytes of the codes, or 0 where they have to stay unsigned.
+
+        A product of signed weights is faster, but a processor without VNNI adds the products of
+        two neighbors in 16 bits, where they must fit.
+        """
+        half = 2 ** (self.weight.bits - 1)
+        codes = self.weight.codes().astype(np.int32) - half
+        codes = codes if self.stored else codes.T
+        for part in (codes.clip(min=0), codes.clip(max=0)):
+            pairs = part[:, 1:] + part[:, :-1]
+            if (levels - 1) * np.abs(pairs).max(initial=0) > 2**15 - 1:
+                return 0
+        return half
+
+    def _bytes(self, shift: int) -> str:
+        """Return the codes as bytes, (in, out), less the shift."""
         w, weight = self.w, self.weight
+        if shift and weight.direct and weight.bits == 8 and not w.has((weight.name, "stream")):
+            codes = weight.codes().astype(np.int16) - shift
+            return w.constant(codes.T if self.stored else codes, np.int8, weight.name)
         found = unpacking.codes(w, weight)
+        if shift:
+            found = w.add("Sub", [w.add("Cast", [found], to=5), w.constant(shift, np.int16)])
+            found = w.add("Cast", [found], to=3)  # int8
         return w.add("Transpose", [found], perm=[1, 0]) if self.stored else found

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ..stages import Cores, is_quantizer
 from ..storage.packed import Packed
+from .attention import as_one_node
 from .grids import Rounding, Weight, rounding_of, weight_of
 
 OPSET = 21
@@ -195,7 +196,7 @@ def traced(
                 "tell a size below 2 from a fixed one; give an example with two rows and tokens"
             )
     called = Called(model, [*inputs], by_name).eval()
-    with torch.no_grad(), quiet():
+    with torch.no_grad(), quiet(), as_one_node():
         try:
             program = torch.onnx.export(
                 called, (), None, kwargs={"given": tuple(inputs.values())}, dynamo=True,

@@ -73,17 +73,26 @@ def unpacked(w: Writer, source: np.ndarray | str, bits: int, count: int, name: s
         source = w.constant(np.pad(source, (0, -len(source) % bits)), np.uint8, name)
     if bits == 8:
         return source
+    if 8 % bits == 0:  # whole codes in a byte: bytes are enough, and memory at loading counts
+        shifts = w.constant([bits * k for k in range(8 // bits)], np.uint8)
+        found = w.add("BitShift", [reshape(w, source, (-1, 1)), shifts], direction="RIGHT")
+        found = w.add("Mod", [found, w.constant(2**bits, np.uint8)])
+        return _first(w, reshape(w, found, (-1,)), count)
     wide = w.add("Cast", [reshape(w, source, (-1, bits))], to=7)  # int64 holds 56 bits
     places = w.constant([256**k for k in range(bits)], np.int64)
     axis = w.constant([1], np.int64)
     eight = w.add("ReduceSum", [w.add("Mul", [wide, places]), axis], keepdims=1)
     shifted = w.add("Div", [eight, w.constant([2 ** (bits * k) for k in range(8)], np.int64)])
     found = w.add("Cast", [w.add("Mod", [shifted, w.constant(2**bits, np.int64)])], to=2)  # uint8
-    found = reshape(w, found, (-1,))
+    return _first(w, reshape(w, found, (-1,)), count)
+
+
+def _first(w: Writer, line: str, count: int) -> str:
+    """Return the first so many of a line that is filled up to whole bytes."""
     if count % 8 == 0:
-        return found
+        return line
     ends = [w.constant([n], np.int64) for n in (0, count, 0)]
-    return w.add("Slice", [found, *ends])
+    return w.add("Slice", [line, *ends])
 
 
 def packed(w: Writer, codes: str, bits: int, shape: tuple[int, ...]) -> str:
@@ -91,11 +100,12 @@ def packed(w: Writer, codes: str, bits: int, shape: tuple[int, ...]) -> str:
     if bits == 8:
         return reshape(w, codes, shape)
     each = 8 // bits
-    wide = w.add("Cast", [reshape(w, codes, (-1, each))], to=7)
-    places = w.constant([2 ** (bits * k) for k in range(each)], np.int64)
-    axis = w.constant([1], np.int64)
-    total = w.add("ReduceSum", [w.add("Mul", [wide, places]), axis], keepdims=0)
-    return reshape(w, w.add("Cast", [total], to=2), shape)
+    rows, total = reshape(w, codes, (-1, each)), None
+    for k in range(each):
+        one = w.add("Gather", [rows, w.constant(k, np.int64)], axis=1)
+        one = w.add("BitShift", [one, w.constant(bits * k, np.uint8)], direction="LEFT")
+        total = one if total is None else w.add("BitwiseOr", [total, one])
+    return reshape(w, total, shape)
 
 
 def floats(w: Writer, weight: Weight) -> str:

@@ -16,6 +16,7 @@ from ..precision import is_finite, widened
 # spec sheet KDLSQ, 3.3 for 2, 3, 4 and 8 bits; 5 to 7 lie between them and are our choice
 GAMMA = {2: 0.05, 3: 0.05, 4: 0.02, 5: 0.01, 6: 0.005, 7: 0.002, 8: 0.001}
 PERCENTILE = 0.001  # spec sheet Deep Compression, 4.4: 0.1 % at either end
+LARGE = 2**24  # elements: what is larger is walked through in parts
 RULES = ("lsq", "max", "mse", "kl", "sigma", "truncation", "percentile")
 
 
@@ -151,17 +152,26 @@ def start_scale(
     """
     name, _ = parse_rule(rule)
     x = widened(x)
-    widest = x.abs().amax(1) / qmax
+    if name == "lsq":
+        return 2 * _mean_size(x) / sqrt(qmax)
+    low, high = x.aminmax(dim=1)
+    widest = torch.maximum(-low, high) / qmax
     if name == "max":
         return widest
-    if name == "lsq":
-        return 2 * x.abs().mean(1) / sqrt(qmax)
     if name == "kl":
         return torch.stack([histogram_kl(row, bits) for row in x]).to(x.dtype) / qmax
     if name == "mse":
         return _least_squares(x, widest, qmin, qmax)
     low, high = start_bounds(x, rule, bits)
     return torch.maximum(low.abs(), high.abs()) / qmax
+
+
+def _mean_size(x: Tensor) -> Tensor:
+    """Return the mean of |x| of each row; of a large tensor without a second one of its size."""
+    if x.numel() <= LARGE:
+        return x.abs().mean(1)
+    parts = x.split(max(1, LARGE // len(x)), dim=1)
+    return (sum(part.abs().sum(1, dtype=torch.float64) for part in parts) / x.shape[1]).to(x.dtype)
 
 
 def _least_squares(x: Tensor, widest: Tensor, qmin: int, qmax: int) -> Tensor:

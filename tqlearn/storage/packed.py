@@ -73,8 +73,11 @@ class Packed(Fine):
         """Pack in parts where the grid is one for all: no second copy of a large tensor is held."""
         if not isinstance(q, Quantizer) or q.groups != 1:
             return pack_bits(q.codes(x), self.bits, self.qmin)
-        parts = x.flatten().split(CHUNK)
-        return torch.cat([pack_bits(q.codes(part), self.bits, self.qmin) for part in parts])
+        stream, size = self.blank(x), CHUNK * self.bits // 8
+        for i, part in enumerate(x.flatten().split(CHUNK)):  # a list of parts would be a copy too
+            piece = pack_bits(q.codes(part), self.bits, self.qmin)
+            stream[i * size :][: len(piece)] = piece
+        return stream
 
     def _take(self, q: nn.Module) -> "Packed":
         if self.grid is None:
