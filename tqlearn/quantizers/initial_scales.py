@@ -151,15 +151,13 @@ def start_scale(
     """
     name, _ = parse_rule(rule)
     x = widened(x)
-    widest = x.abs().amax(1) / qmax
-    if name == "max":
-        return widest
     if name == "lsq":
         return 2 * x.abs().mean(1) / sqrt(qmax)
     if name == "kl":
         return torch.stack([histogram_kl(row, bits) for row in x]).to(x.dtype) / qmax
-    if name == "mse":
-        return _least_squares(x, widest, qmin, qmax)
+    if name in ("max", "mse"):
+        widest = x.abs().amax(1) / qmax
+        return widest if name == "max" else _least_squares(x, widest, qmin, qmax)
     low, high = start_bounds(x, rule, bits)
     return torch.maximum(low.abs(), high.abs()) / qmax
 

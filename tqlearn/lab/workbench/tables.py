@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from html import escape
 from statistics import fmean
 
-from .bench import Answer, Bench, Layer
+from .bench import Bench
+from .layers import Answer, Layer
 
 INK, WHITE = "#20242A", "#FFFFFF"
 COST, LOSS = "#8CC4EE", "#FFB08A"  # of all the bytes; of an error of 1

@@ -183,6 +183,11 @@ class Workbench(ipywidgets.VBox):
         self.refresh()
         return self
 
+    def close(self) -> None:
+        """Take it off the page; what is being found in the background is left."""
+        self.worker.end()
+        super().close()
+
     def refresh(self) -> None:
         """Draw what is known now."""
         with self.lock:
