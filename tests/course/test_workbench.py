@@ -392,6 +392,7 @@ def page(opened_page):
     view.fold.value, view.sort.value = "", "bytes"
     view.place([Row("*", quantizer="LSQ", bits=8)])
     yield opened_page.wait()
+    opened_page.worker.end()
     opened_page.worker.rest()
     assert opened_page.worker.failed is None
 

@@ -10,6 +10,7 @@ from ...kinds import is_conv1d
 from ...quantizers import LSQ, LearnedClip
 from ...stages import Cores, weight_names
 
+Pieces = dict[str, tuple[Tensor, nn.Module | None]]
 PIECE = 2**16  # numbers at a time: what a processor's cache holds
 
 
@@ -20,14 +21,27 @@ def weights_in(layer: nn.Module) -> dict[str, Tensor]:
     return {name: getattr(layer, name).detach() for name in weight_names(layer)}
 
 
-def by_numbers(layer: nn.Module) -> list[nn.Module]:
-    """Return what stands on the weights of a layer if each has one quantizer, with one scale, that
-    treats every number for itself: such weights are read piece by piece. Else nothing.
+def read_in_pieces(layer: nn.Module) -> Pieces:
+    """Calibrate the quantizers of a layer, in place, and return for each weight what enters the
+    last of them, and this: a weight can be read through it piece by piece.
+
+    Nothing is done, and nothing returned, unless each weight ends in a quantizer with one scale
+    that treats every number for itself.
     """
-    chains = [*getattr(layer, "parametrizations", {}).values()]
-    alone = all(len(c) == 1 and isinstance(c[0], LSQ | LearnedClip) for c in chains)
-    wide = len(chains) == len(weight_names(layer)) and not isinstance(layer, Cores)
-    return chains if wide and alone and all(c[0].groups == 1 for c in chains) else []
+    chains = dict(getattr(layer, "parametrizations", {}))
+    if isinstance(layer, Cores) or [*chains] != weight_names(layer):
+        return {}
+    last = [chain[-1] for chain in chains.values()]
+    if not all(isinstance(q, LSQ | LearnedClip) and q.groups == 1 for q in last):
+        return {}
+    found = {}
+    for name, chain in chains.items():
+        *masks, quantizer = chain
+        x = chain.original.detach()
+        for mask in masks:
+            x = mask(x)
+        found[name] = x, quantizer.calibrate(x)
+    return found
 
 
 def norm_of(layer: nn.Module) -> float:
@@ -36,21 +50,22 @@ def norm_of(layer: nn.Module) -> float:
 
 
 @torch.no_grad()
-def distance(layer: nn.Module, new: nn.Module, whole: float | None = None) -> float:
+def distance(
+    layer: nn.Module, new: nn.Module, whole: float | None = None, pieces: Pieces | None = None
+) -> float:
     """Return how far the weights of a new layer are from the old ones, relative to these.
 
     Args:
         whole: the old ones' norm, where it is known.
+        pieces: the new ones as ``read_in_pieces`` gives them, where it does.
     """
     old = weights_in(layer)
     whole = norm([*old.values()]) if whole is None else whole
-    if chains := by_numbers(new):
-        pairs = [(c.original, old[n], c[0]) for n, c in zip(old, chains, strict=True)]
-    else:
-        made = weights_in(new)
+    if not pieces:
         turned = is_conv1d(layer) and not is_conv1d(new)  # the same matrix, the other way round
-        pairs = [(made[n].T if turned else made[n], old[n], None) for n in old]
-    lost = sum(apart(*pair) for pair in pairs) ** 0.5
+        made = {n: w.T if turned else w for n, w in weights_in(new).items()}
+        pieces = {n: (w, None) for n, w in made.items()}
+    lost = sum(apart(x, old[n], stage) for n, (x, stage) in pieces.items()) ** 0.5
     return lost / whole if whole else 0.0
 
 

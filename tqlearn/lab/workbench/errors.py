@@ -20,7 +20,7 @@ from ...quantizers.edits import Inputs
 from ...stages import strip
 from ...surgery.asked import naming
 from ...writing import write
-from .distances import apart, by_numbers, distance, norm, norm_of, weights_in
+from .distances import apart, distance, norm, norm_of, read_in_pieces, weights_in
 from .samples import sampled
 from .spectra import Shelf, Spectrum, digest
 
@@ -113,19 +113,22 @@ class Errors:
             ValueError, TypeError: what an edit refuses.
         """
         key, told, new = self.key(name, edits), (name, str(edits)), None
-        ranked = self.resolve(name, edits)
-        if key not in self.weights:
-            rank = self._rank(name, ranked)
-            if rank is None:
-                new = self.made(name, ranked, whole=self._seen(name))
-                layer = self.model.get_submodule(name)
-                self.weights[key] = distance(layer, new, self._norm(name))
-            else:
-                self.weights[key] = self.spectrum(name).error(rank)
-        if self._seen(name) and told not in self.outputs:
-            new = self.made(name, ranked) if new is None else new
-            self.outputs[told] = self._apart(name, new)
+        with naming(name):
+            ranked = self.resolve(name, edits)
+            if key not in self.weights:
+                rank = self._rank(name, ranked)
+                new = self.made(name, ranked) if rank is None else None
+                exact = self.spectrum(name).error(rank) if new is None else self._off(name, new)
+                self.weights[key] = exact
+            if self._seen(name) and told not in self.outputs:
+                new = settle(self.made(name, ranked)) if new is None else new
+                self.outputs[told] = self._apart(name, new)
         return self.weights[key], self.outputs.get(told)
+
+    def _off(self, name: str, new: nn.Module) -> float:
+        layer = self.model.get_submodule(name)
+        pieces = {} if self._seen(name) else read_in_pieces(new)
+        return distance(layer, new if pieces else settle(new), self._norm(name), pieces)
 
     def _rank(self, name: str, edits: Sequence) -> int | None:
         """Return the rank where the weight becomes a nearest pair and nothing else."""
@@ -149,29 +152,17 @@ class Errors:
         return apart(new(x), self.dense[name]) ** 0.5 / whole if whole else 0.0
 
     @torch.no_grad()
-    def made(self, name: str, edits: Sequence, whole: bool = True) -> nn.Module:
-        """Return what edits make of a layer, weights calibrated.
-
-        Args:
-            whole: its weights are multiplied out, so that no look at them computes them again; else
-                those that can be read piece by piece are not.
-        """
+    def made(self, name: str, edits: Sequence) -> nn.Module:
+        """Return what edits make of a layer, not calibrated yet."""
         layer = self.model.get_submodule(name)
         first = edits[0].resolve(linear_of(layer)) if edits and type(edits[0]) is LowRank else None
-        with naming(name):
-            if first is not None and first.init == "svd":
-                new, edits = self._pair(name, first), edits[1:]
-            else:
-                own = {id(p): p for p in layer.parameters()}  # no edit writes into them
-                new = copy.deepcopy(layer, own)
-            for edit in edits:
-                new = edit(new)
-            if not whole and (alone := by_numbers(new)):
-                for chain in alone:
-                    chain[0].calibrate(chain.original)
-                return new
-            for module, key, values in [*calibrated_weights(new)]:
-                strip(module, key, values)
+        if first is not None and first.init == "svd":
+            new, edits = self._pair(name, first), edits[1:]
+        else:
+            own = {id(p): p for p in layer.parameters()}  # no edit writes into them
+            new = copy.deepcopy(layer, own)
+        for edit in edits:
+            new = edit(new)
         return new
 
     def _pair(self, name: str, edit: LowRank) -> nn.Module:
@@ -195,6 +186,16 @@ class Errors:
             write(self.shelf.folder / KEPT, json.dumps(dict(self.weights)))
         except OSError as error:
             self.shelf.trouble = f"errors are not kept on disk: {error}"
+
+
+@torch.no_grad()
+def settle(layer: nn.Module) -> nn.Module:
+    """Calibrate the weights of a layer and multiply them out, in place: no later look at them
+    computes them again.
+    """
+    for module, key, values in [*calibrated_weights(layer)]:
+        strip(module, key, values)
+    return layer
 
 
 def _read(folder: Path | None) -> dict[str, float]:
