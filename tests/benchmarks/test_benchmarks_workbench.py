@@ -14,12 +14,12 @@ def found(script):
     return {row["model"]: row["metrics"] for row in kept["rows"]}, script("workbench")
 
 
-def test_every_move_takes_less_than_a_second(found):
-    """Of one core, until every error of the new plan is known; at once where it was looked for."""
+def test_every_move_takes_less_than_a_second_of_two_cores(found):
+    """Until every error of the new plan is known; a fifth of a core's where it was looked for."""
     rows, script = found
     for name in script.MOVES | script.WITH_OUTPUTS:
         if name not in script.CUT_ANEW:
-            assert rows[f"{name}, cold"]["cpu_seconds"] < 1, name
+            assert rows[f"{name}, cold"]["cpu_seconds"] < 2, name
         assert rows[f"{name}, after a pause"]["cpu_seconds"] < 0.2, name
     parts = [rows[name]["cpu_seconds"] for name in rows if name.startswith("first look: ")]
     assert len(parts) == 3 and sum(parts) < 60
@@ -62,7 +62,7 @@ def test_memory_is_that_of_the_process(script, tmp_path, capsys):
     for place in (False, True):
         memory.part(str(tmp_path / "model"), folder=place, quick=True)
         told = json.loads(capsys.readouterr().out.splitlines()[-1])
-        assert told["size"] > 4e6 and len(told["found"]) == 6
+        assert told["size"] > 4e6 and len(told["found"]) == 2 + len(memory.MOVES)
     before = memory.resident("RSS")
     kept = bytearray(50_000_000)
     kept[::4096] = b"1" * len(kept[::4096])

@@ -44,7 +44,7 @@ def test_a_dial_on_the_page(page, lab):
             f"(document.body.dataset.jpThemeLight === 'false') === {str(theme == 'Dark').lower()}"
         )
         for width in (1400, 1100):
-            page.set_viewport_size({"width": width, "height": 1000})
+            page.set_viewport_size({"width": width, "height": 2200})  # all of it in one look
             page.wait_for_function(DRAWN_TO_SIZE, arg=area.element_handle(), polling=OFTEN)
             assert area.evaluate(CUT) == 0
             area.screenshot(path=SHOTS / f"workbench_{theme.lower()}_{width}.png")

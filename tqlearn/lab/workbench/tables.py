@@ -133,7 +133,8 @@ def _row(tag: str, cells: Sequence[tuple[str, str, str]]) -> str:
     style = "padding:2px 8px;border-bottom:1px solid #C3C7CC"
     return "<tr>" + "".join(
         f'<{tag} style="{style};color:{INK};background:{color};text-align:{side}'
-        f'{";white-space:nowrap" * (0 < k < len(cells) - 1)}">{escape(text)}</{tag}>'
+        f';{"white-space:nowrap" if 0 < k < len(cells) - 1 else "overflow-wrap:anywhere"}">'
+        f"{escape(text)}</{tag}>"
         for k, (text, color, side) in enumerate(cells)
     ) + "</tr>"  # fmt: skip
 

@@ -61,8 +61,9 @@ class PlanView(Explorer):
         self.bench, self.worker, self.trouble = bench, worker, ""
         self.table, self.words = ipywidgets.HTML(), ipywidgets.HTML()
         self.sort = ipywidgets.ToggleButtons(
-            options=["bytes", "error"], description="sort by", style={"button_width": "auto"}
-        )
+            options=["bytes", "error"], description="sort by", layout={"width": "max-content"},
+            style={"button_width": "auto", "description_width": "initial"},
+        )  # fmt: skip
         folds = [("groups", ""), ("all layers", "*"), *((g, g) for g in bench.groups)]
         self.fold = ipywidgets.Dropdown(options=folds, description="show")
         self.add = ipywidgets.Button(description="add a row")
