@@ -399,7 +399,7 @@ def page(opened_page):
 
 def shown(page):
     """The table on the page: name -> cells."""
-    body = re.findall(r"<tr>(<td.*?)</tr>", page.plan_view.table.value)
+    body = re.findall(r"<tr>(<td.*?)</tr>", page.plan_view.table.value.replace("<wbr>", ""))
     cells = [re.findall(r">([^<]*)</td>", line) for line in body]
     return {line[0]: line[1:] for line in cells}
 
