@@ -1,4 +1,4 @@
-"""Take README's picture of the workbench: its notebook in a real JupyterLab, 1,100 pixels wide.
+"""Take README's picture of the workbench: its notebook in a real JupyterLab, on a screen of 1,400 pixels.
 
 The browser test of the workbench takes it; here it gets a palette, which a page loads sooner.
 
@@ -16,7 +16,7 @@ from tqlearn.writing import write
 
 ROOT = Path(__file__).parents[1]
 TEST = "tests/browser/test_workbench_browser.py"
-SHOT = ROOT / "test-results" / "browser" / "workbench_light_1100.png"
+SHOT = ROOT / "test-results" / "browser" / "workbench_light_1400.png"
 PICTURE = ROOT / "docs" / "images" / "workbench.png"
 MOST = 200_000  # bytes
 
