@@ -1,4 +1,4 @@
-"""Take README's picture of the workbench: its notebook in a real JupyterLab, on a screen of 1,400 pixels.
+"""Take README's picture of the workbench: its notebook in a real JupyterLab, 1,400 pixels wide.
 
 The browser test of the workbench takes it; here it gets a palette, which a page loads sooner.
 
