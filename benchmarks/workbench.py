@@ -41,7 +41,7 @@ MOVES = {  # each from the first to the second, a pause, and on to the third
     "bits behind 2:4": [Row("encoder*", nm="2:4", quantizer="LSQ", bits=b) for b in (4, 3, 2)],
     "rank of trains, queries": [Row("*.query", structure="TT", amount=a) for a in (16, 20, 24)],
 }
-CUT_ANEW = ("rank of trains, queries",)  # a decomposition at every rank
+LONGER = "N:M of all layers", "bits behind 2:4", "inputs of all layers, and outputs"  # when cold
 WITH_OUTPUTS = {
     "bits of everything, and outputs": MOVES["bits of everything"],
     "rank of pairs, and outputs": MOVES["rank of pairs"],
