@@ -539,10 +539,10 @@ def test_the_steps_from_install_to_a_packed_folder(tmp_path, monkeypatch):
     """Those of the documentation, as they stand there; but the two trainings are short."""
     text = (Path(__file__).parents[2] / "docs" / "workbench.md").read_text()
     blocks = re.findall(r"```python\n(.*?)```", text.split("## From `pip install`")[1], re.S)
-    assert len(blocks) == 5 and blocks[0].count('"max_steps": 400') == 1
+    assert len(blocks) == 5 and blocks[0].count('"max_steps": 250') == 1
     monkeypatch.chdir(tmp_path)
     names = {}
-    exec("\n".join(blocks).replace('"max_steps": 400', '"max_steps": 4'), names)
+    exec("\n".join(blocks).replace('"max_steps": 250', '"max_steps": 4'), names)
     names["page"].close()
     names["page"].worker.rest()
     shown, small = names["page"].bench.answer().sizes, names["small"]
