@@ -51,11 +51,12 @@ def test_every_slider(page, lab):
     from common import write
     from jupyter_page import explorer, open_notebook, run_cells
 
+    from tqlearn import writing
     from tqlearn.lab.build import METADATA
 
     cells = [nbformat.v4.new_code_cell(cell) for cell in (CELL, REST)]
     nb = nbformat.v4.new_notebook(cells=cells, metadata=METADATA)
-    nbformat.write(nb, lab[2] / "base.ipynb")
+    writing.write(lab[2] / "base.ipynb", nbformat.writes(nb))
     open_notebook(page, "base")
     start = page.evaluate("performance.now()")
     run_cells(page, [0])
