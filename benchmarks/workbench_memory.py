@@ -30,10 +30,11 @@ SIZE = {
     "num_hidden_layers": 18,
 }
 TINY = {
-    "hidden_size": 96,
+    "hidden_size": 256,
     "num_attention_heads": 2,
-    "intermediate_size": 192,
-    "num_hidden_layers": 2,
+    "intermediate_size": 512,
+    "num_hidden_layers": 1,
+    "vocab_size": 8000,
 }
 MOVES = {
     "8 bits": [Row("*", quantizer="LSQ", bits=8)],

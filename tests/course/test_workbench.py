@@ -535,6 +535,7 @@ def test_a_page_that_is_closed_leaves_its_work():
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*pin_memory")  # of the trainer, on a machine without a GPU
 def test_the_steps_from_install_to_a_packed_folder(tmp_path, monkeypatch):
     """Those of the documentation, as they stand there; but the two trainings are short."""
     text = (Path(__file__).parents[2] / "docs" / "workbench.md").read_text()
