@@ -1,9 +1,10 @@
-"""How long a workbench takes on a BERT-base with random weights: the first look, then every move.
+"""How long a workbench takes on a BERT-base with random weights, and how far its numbers are off.
 
-A move is timed twice: until the bytes and what is known of the errors are on the page, and until
-every error is. Both as seconds of the clock and of the processor.
+A move is timed until every error of the new plan is known: once when nobody has looked ahead, and
+once after the pause in which the workbench does. Then plans are printed and executed, and what the
+page has shown is held against what ``tq.report`` and the student's own weights say.
 
-    python benchmarks/workbench.py
+    OMP_NUM_THREADS=1 python benchmarks/workbench.py
 """
 
 import tempfile
@@ -13,23 +14,53 @@ import torch
 from common import parser, write
 from transformers import BertConfig, BertModel
 
-from tqlearn.lab.workbench import Bench, Row
+import tqlearn as tq
+from tqlearn.lab.workbench import Bench, Row, distance
 
-MOVES = {
-    "rank of all pairs": [Row("encoder*", structure="LowRank", amount=a) for a in (64, 96, 256)],
-    "ratio of queries": [
-        Row("*.query", structure="LowRank", by="ratio", amount=a) for a in (4, 8, 16)
+BEHIND = "in the background, while nobody moves anything"
+PAIRS = {"structure": "LowRank", "quantizer": "LSQ"}
+MOVES = {  # each from the first to the second, a pause, and on to the third
+    "rank of pairs": [Row("encoder*", structure="LowRank", amount=a) for a in (64, 96, 128)],
+    "ratio of pairs": [
+        Row("encoder*", structure="LowRank", by="ratio", amount=a) for a in (4, 6, 8)
     ],
-    "error of all pairs": [
+    "error of pairs": [
         Row("encoder*", structure="LowRank", by="error", amount=a) for a in (0.7, 0.6, 0.5)
     ],
     "bits of everything": [Row("*", quantizer="LSQ", bits=b) for b in (4, 3, 2)],
-    "bits of queries": [Row("*.query", quantizer="LSQ", bits=b) for b in (4, 3, 2)],
-    "rank of pairs at 4 bits": [
-        Row("encoder*", structure="LowRank", amount=a, quantizer="LSQ") for a in (64, 96, 128)
+    "bits of everything, a scale per row": [
+        Row("*", quantizer="LSQ", bits=b, per="channel") for b in (4, 3, 2)
     ],
-    "2:4 of everything": [Row("encoder*", nm=p) for p in ("2:4", "1:4")],
-    "rank of trains, queries": [Row("*.query", structure="TT", amount=a) for a in (16, 32, 64)],
+    "bits of everything, a scale per 64": [
+        Row("*", quantizer="LSQ", bits=b, per=64) for b in (4, 3, 2)
+    ],
+    "bits of everything, SAWB": [Row("*", quantizer="SAWB", bits=b) for b in (8, 4, 2)],
+    "rank of pairs at 4 bits": [Row("encoder*", amount=a, **PAIRS) for a in (64, 96, 128)],
+    "bits of pairs": [Row("encoder*", amount=64, bits=b, **PAIRS) for b in (4, 3, 2)],
+    "N:M of all layers": [Row("encoder*", nm=p) for p in ("2:4", "1:2", "1:4")],
+    "bits behind 2:4": [Row("encoder*", nm="2:4", quantizer="LSQ", bits=b) for b in (4, 3, 2)],
+    "rank of trains, queries": [Row("*.query", structure="TT", amount=a) for a in (16, 20, 24)],
+}
+LONGER = "N:M of all layers", "bits behind 2:4", "inputs of all layers, and outputs"  # when cold
+WITH_OUTPUTS = {
+    "bits of everything, and outputs": MOVES["bits of everything"],
+    "rank of pairs, and outputs": MOVES["rank of pairs"],
+    "inputs of all layers, and outputs": [
+        Row("encoder*", quantizer="LSQ", inputs=b) for b in (8, 7, 6)
+    ],
+}
+PLANS = {  # two rows and more, a 2:4 row, quantized inputs, every way to size a pair
+    "pairs by ratio, and bits": [
+        Row("*.intermediate.dense", structure="LowRank", by="ratio", amount=4, quantizer="LSQ"),
+        Row("*", quantizer="LSQ", bits=8),
+    ],
+    "2:4 with inputs, pairs by error, trains": [
+        Row("*.query", structure="TT", amount=16),
+        Row("*.attention.*", nm="2:4", quantizer="SAWB", inputs=8),
+        Row("*.layer.?.output.dense", structure="LowRank", by="error", amount=0.6),
+        Row("*.intermediate.dense", quantizer="LSQPlus", bits=3, per=64),
+        Row("*word_embeddings", quantizer="LSQ", per="channel"),
+    ],
 }
 
 
@@ -40,49 +71,93 @@ def timed(function):
     return time.perf_counter() - clock, time.process_time() - processor
 
 
+def compared(bench):
+    """What the page shows of a plan against what the printed lines make: (bytes, errors) off."""
+    shown, names = bench.wait(), {"model": bench.model, "batches": bench.batches}
+    exec(bench.code(), names)
+    real, student = tq.report(names["student"]), names["student"]
+    counts = ("parameters", "nominal", "with_metadata", "file")
+    off = [abs(getattr(shown.sizes, key) - getattr(real, key)) for key in counts]
+    pairs = [(bench.model.get_submodule(n), student.get_submodule(n)) for n in shown.weights]
+    errors = [
+        abs(error - distance(*pair))
+        for error, pair in zip(shown.weights.values(), pairs, strict=True)
+    ]
+    return max(off), max(errors), len(errors)
+
+
+class Table:
+    """Rows of the result, each printed as soon as it is there."""
+
+    def __init__(self):
+        self.rows = []
+
+    def tell(self, what, role, note=None, **metrics):
+        print(f"{what:60}", *(f"{value:.4g} {name}" for name, value in metrics.items()), flush=True)
+        note = {"note": note} if note else {}
+        self.rows.append({"model": what, "role": role, "metrics": metrics} | note)
+
+    def time(self, what, function, role="student", note=None):
+        clock, processor = timed(function)
+        self.tell(what, role, note, seconds=round(clock, 3), cpu_seconds=round(processor, 3))
+
+
+def pause(bench):
+    """Let the workbench look ahead, as it does while nobody moves anything."""
+    while bench.step():
+        pass
+
+
+def move(bench, row):
+    """Move a dial, and wait for every error."""
+    bench.rows = [row]
+    assert bench.wait().whole
+
+
+def time_moves(table, bench, moves, most):
+    """Time each move without and with a pause before it."""
+    for name, (start, cold, warm) in [*moves.items()][:most]:
+        move(bench, start)
+        table.time(f"{name}, cold", lambda row=cold: move(bench, row))
+        table.time(f"{name}, the pause", lambda: pause(bench), "ablation", BEHIND)
+        table.time(f"{name}, after a pause", lambda row=warm: move(bench, row))
+
+
 def main(argv=None):
     """Measure, print and write."""
     options = parser("workbench", __doc__.splitlines()[0])
-    options.add_argument("--threads", type=int, default=2)
+    options.add_argument("--threads", type=int, default=1)
     args = options.parse_args(argv)
     torch.manual_seed(args.seed)
     torch.set_num_threads(args.threads)
-    size = {"num_hidden_layers": 1} if args.quick else {}
-    model, rows = BertModel(BertConfig(**size)).eval(), []
-
-    def tell(what, seconds, note):
-        clock, processor = seconds
-        print(f"{what:44} {clock:7.2f} s, {processor:7.2f} CPU-s  {note}", flush=True)
-        note = f"{note}; {processor:.2f} CPU-seconds"
-        rows.append({"model": what, "role": "ablation", "speed": {"seconds": clock}, "note": note})
-
+    tiny = {
+        "num_hidden_layers": 1,
+        "vocab_size": 2000,
+        "hidden_size": 128,
+        "num_attention_heads": 2,
+    }
+    most = 1 if args.quick else None
+    model, table = BertModel(BertConfig(**tiny if args.quick else {})).eval(), Table()
+    batch = {"input_ids": torch.randint(1000, 2000, (2, 64))}
+    square = torch.randn(2048, 2048)
+    what = "this machine: ten products of 2048 x 2048"
+    table.time(what, lambda: [square @ square for _ in range(10)], "baseline")
     with tempfile.TemporaryDirectory() as folder:
         made = []
-        tell("open", timed(lambda: made.append(Bench(model, cache=folder))), "structure alone")
+        table.time("open", lambda: made.append(Bench(model, cache=folder)))
         (bench,) = made
-        tell("first answer: bytes", timed(bench.answer), "what stands on the page at once")
-        tell(
-            "first look: errors of the first plan", timed(bench.wait), "and digests of all weights"
-        )
-
-        def decompose():
-            while bench.step():
-                pass
-
-        tell("every matrix decomposed", timed(decompose), "in the background")
-        for name, steps in MOVES.items():
-            bench.rows = steps[:1]
-            bench.wait()
-            for row in steps[1:]:
-
-                def move(row=row):
-                    bench.rows = [row]
-                    bench.answer()
-
-                value = {"nm": row.nm, "bits": row.bits}.get(name.split()[0], row.amount)
-                tell(f"{name}: {value}", timed(move), "bytes, known errors")
-                tell(f"{name}: {value}", timed(bench.wait), "all errors")
-    write("workbench", "none: a tool of this course", rows, args)
+        table.time("first look: bytes", bench.answer)
+        table.time("first look: errors of the first plan", bench.wait)
+        table.time("first look: all decomposed", lambda: pause(bench), "ablation", BEHIND)
+        time_moves(table, bench, MOVES, most)
+        bench = Bench(model, [batch], cache=folder)
+        time_moves(table, bench, WITH_OUTPUTS, most)
+        for name, plan in PLANS.items():
+            bench.rows = plan
+            size_off, error_off, layers = compared(bench)
+            found = {"layers": layers, "bytes_off": size_off, "error_off": error_off}
+            table.tell(f"printed plan: {name}", "student", **found)
+    write("workbench", "none: a tool of this course", table.rows, args, threads=args.threads)
 
 
 if __name__ == "__main__":

@@ -98,9 +98,14 @@ def is_frozen(module: nn.Module, name: str) -> bool:
 
 
 @torch.no_grad()
-def strip(module: nn.Module, name: str) -> None:
-    """Make the current value of a tensor that carries stages an ordinary parameter again."""
-    values, learns = getattr(module, name).detach().clone(), not is_frozen(module, name)
+def strip(module: nn.Module, name: str, values: Tensor | None = None) -> None:
+    """Make the current value of a tensor that carries stages an ordinary parameter again.
+
+    Args:
+        values: the current value, where it is known; it is not copied.
+    """
+    values = getattr(module, name).detach().clone() if values is None else values.detach()
+    learns = not is_frozen(module, name)
     parametrize.remove_parametrizations(own_class(module), name, leave_parametrized=False)
     delattr(module, name)
     module.register_parameter(name, nn.Parameter(values, requires_grad=learns))

@@ -9,6 +9,15 @@ pytestmark = pytest.mark.browser
 
 TOLD = ".widget-html-content"
 DARK = "jupyterapp.commands.execute('apputils:change-theme', {theme: 'JupyterLab %s'})"
+# tables and figures that are wider than the page, and whether the figure has followed its size
+CUT = """e => [...e.querySelectorAll('table, .js-plotly-plot')]
+    .filter(shown => shown.offsetWidth > e.clientWidth).length"""
+# columns of names that are too narrow to read
+SQUEEZED = "e => [...e.querySelectorAll('td:first-child')].filter(c => c.offsetWidth < 90).length"
+DRAWN_TO_SIZE = """area => {
+    const shown = [...area.querySelectorAll('.js-plotly-plot')].find(e => e.offsetHeight);
+    return shown && Math.abs(shown._fullLayout.width - shown.clientWidth) < 2;
+}"""
 
 
 def test_a_dial_on_the_page(page, lab):
@@ -36,15 +45,16 @@ def test_a_dial_on_the_page(page, lab):
         page.wait_for_function(
             f"(document.body.dataset.jpThemeLight === 'false') === {str(theme == 'Dark').lower()}"
         )
-        area.screenshot(path=SHOTS / f"workbench_{theme.lower()}.png")
-        table = area.locator("table", has_text="error of weights")
-        table.screenshot(path=SHOTS / f"workbench_layers_{theme.lower()}.png")
-    cut = """e => [...e.querySelectorAll('table, .js-plotly-plot')]
-        .filter(shown => shown.offsetWidth > e.clientWidth).length"""
-    assert area.evaluate(cut) == 0
+        for width in (1400, 1100):
+            page.set_viewport_size({"width": width, "height": 2200})  # all of it in one look
+            page.wait_for_function(DRAWN_TO_SIZE, arg=area.element_handle(), polling=OFTEN)
+            assert area.evaluate(CUT) == area.evaluate(SQUEEZED) == 0
+            area.screenshot(path=SHOTS / f"workbench_{theme.lower()}_{width}.png")
     area.get_by_role("tab", name="front").click()
     page.wait_for_function(
         "area => / of \\d+ points/.test(area.innerText)", arg=area.element_handle(), polling=OFTEN
     )
+    area.screenshot(path=SHOTS / "workbench_front.png")
+    page.set_viewport_size({"width": 1280, "height": 1000})
     assert page.locator('[data-mime-type="application/vnd.jupyter.stderr"]').count() == 0
     assert page.outside == []

@@ -4,6 +4,7 @@ import json
 import re
 import sys
 from html import unescape
+from pathlib import Path
 
 import pytest
 import torch
@@ -27,9 +28,11 @@ import tqlearn.lab
 from tqlearn.factors.svd import truncated_svd
 from tqlearn.lab.workbench import Bench, Row, code, distance, plan_of, workbench
 from tqlearn.lab.workbench.dials import Dials
-from tqlearn.lab.workbench.errors import KEPT, SAMPLE
-from tqlearn.lab.workbench.front import dials
+from tqlearn.lab.workbench.distances import PIECE, apart
+from tqlearn.lab.workbench.errors import KEPT, Errors
 from tqlearn.lab.workbench.opening import opened
+from tqlearn.lab.workbench.positions import dials, near
+from tqlearn.lab.workbench.samples import SAMPLE
 from tqlearn.lab.workbench.spectra import Spectrum, digest
 from tqlearn.lab.workbench.tables import COST, INK, LOSS, kilo, tint
 
@@ -211,6 +214,19 @@ def test_decompositions_lie_on_disk_by_the_digest_of_their_weight(tmp_path, monk
     )
 
 
+def test_a_basis_stays_in_its_file_and_is_made_anew_without_it(tmp_path):
+    net = nn.Sequential(nn.Linear(12, 8))
+    bench = Bench(net, cache=tmp_path)
+    found = bench.errors.spectrum("0")
+    assert found.basis is None and found.place.parent == tmp_path, "not in memory, too"
+    left, right = found.pair(net[0].weight, 5)
+    u, s, v, _ = truncated_svd(net[0].weight.detach(), 5)
+    torch.testing.assert_close(left @ right, u * s @ v, rtol=1e-4, atol=1e-5)
+    for damage in (lambda file: file.write_bytes(b"cut"), lambda file: file.unlink()):
+        damage(found.place)
+        assert all(map(torch.equal, found.pair(net[0].weight, 5), (left, right)))
+
+
 @pytest.mark.parametrize("damage", [b"", b"not a file", None])
 def test_a_damaged_cache_is_made_anew(tmp_path, damage):
     net = nn.Sequential(nn.Linear(12, 8))
@@ -235,6 +251,59 @@ def test_a_disk_that_takes_nothing_is_told(tmp_path):
     bench.errors.save()
     assert "not kept on disk" in bench.errors.shelf.trouble
     assert (tmp_path / "file").read_text() == "in the way"
+
+
+def test_what_a_weight_becomes_is_computed_once(monkeypatch):
+    """By calibration; its errors of weights and outputs are those of these values."""
+    calls = []
+    forward = tq.quantizers.LSQ.forward
+    look = lambda self, x: calls.append(x.shape) or forward(self, x)  # noqa: E731
+    monkeypatch.setattr(tq.quantizers.LSQ, "forward", look)
+    bench = Bench(nn.Sequential(nn.Linear(8, 8)), [torch.randn(4, 8)])
+    bench.rows = [Row("0", nm="2:4", quantizer="LSQ")]
+    shown = bench.wait()
+    assert len(calls) == 1
+    student, dense, x = bench.student()[0], bench.model[0], bench.batches[0]
+    with torch.no_grad():
+        off = (student.weight - dense.weight).norm() / dense.weight.norm()
+        assert shown.weights["0"] == pytest.approx(float(off), abs=1e-6)
+        off = (student(x) - dense(x)).norm() / dense(x).norm()
+        assert shown.outputs["0"] == pytest.approx(float(off), abs=1e-6)
+
+
+def test_a_difference_is_measured_piece_by_piece():
+    for shape in ((3, PIECE), (PIECE // 8 + 5, 16), (7,), (2, 0)):
+        a, b = torch.randn(shape), torch.randn(shape, dtype=torch.float64)
+        whole = float((a - b.float()).double().square().sum())
+        assert apart(a, b) == pytest.approx(whole, rel=1e-9)
+    assert apart(a := torch.randn(5, 3).T, torch.zeros(3, 5)) == pytest.approx(float(a.norm() ** 2))
+
+
+def test_moves_of_one_dial_are_known_before_they_are_made(monkeypatch):
+    """Two steps to either side of every dial; no rank that would be clipped with a warning."""
+    bench = Bench(nn.Sequential(nn.Linear(12, 8), nn.Linear(8, 8)))
+    rows = [Row("0", structure="LowRank", amount=6, quantizer="LSQ"), Row("1", nm="2:4")]
+    bench.rows = rows
+    while bench.step():
+        pass
+    monkeypatch.setattr(Errors, "find", None)
+    moved = [*near(rows)]
+    clipped = [one for one in moved if one[0].amount > 8]
+    assert [one[0].amount for one in clipped] == [12] and len(moved) == 4 + 4 + 2
+    for one in moved:
+        if one not in clipped:
+            assert bench.answer(one).whole, one
+    assert bench.errors.decomposed("1"), "and what a later plan may ask for"
+
+
+def test_a_weight_that_has_no_decomposition_is_passed_over():
+    net = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
+    net[0].weight.data[0, 0] = torch.nan
+    bench = Bench(net)
+    bench.rows = []
+    while bench.step():
+        pass
+    assert bench.errors.decomposed("1") and "NaN" in bench.refused["0", ""]
 
 
 def test_rows_are_refused_before_anything_changes():
@@ -323,13 +392,14 @@ def page(opened_page):
     view.fold.value, view.sort.value = "", "bytes"
     view.place([Row("*", quantizer="LSQ", bits=8)])
     yield opened_page.wait()
+    opened_page.worker.end()
     opened_page.worker.rest()
     assert opened_page.worker.failed is None
 
 
 def shown(page):
     """The table on the page: name -> cells."""
-    body = re.findall(r"<tr>(<td.*?)</tr>", page.plan_view.table.value)
+    body = re.findall(r"<tr>(<td.*?)</tr>", page.plan_view.table.value.replace("<wbr>", ""))
     cells = [re.findall(r">([^<]*)</td>", line) for line in body]
     return {line[0]: line[1:] for line in cells}
 
@@ -452,6 +522,48 @@ def test_every_dial_of_a_plan_can_be_swept():
     ]
     swept = dials(ROWS["bert"])[0]
     assert [row.amount for row in swept.rows(ROWS["bert"], 3)] == [3, 8, 0.5, 4]
+
+
+def test_a_page_that_is_closed_leaves_its_work():
+    page = workbench(nn.Sequential(*(nn.Linear(8, 8) for _ in range(3))), cache=None)
+    page.worker.rest()
+    steps, step = [], page.bench.step
+    page.bench.step = lambda **idle: steps.append(idle) or page.close() or step(**idle)
+    page.plan_view.place([Row("*", quantizer="LSQ", bits=4)])
+    page.worker.rest()
+    assert len(steps) == 1 and not page.bench.answer().whole and page.worker.failed is None
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*pin_memory")  # of the trainer, on a machine without a GPU
+def test_the_steps_from_install_to_a_packed_folder(tmp_path, monkeypatch):
+    """Those of the documentation, as they stand there; but the two trainings are short."""
+    text = (Path(__file__).parents[2] / "docs" / "workbench.md").read_text()
+    blocks = re.findall(r"```python\n(.*?)```", text.split("## From `pip install`")[1], re.S)
+    assert len(blocks) == 5 and blocks[0].count('"max_steps": 250') == 1
+    monkeypatch.chdir(tmp_path)
+    names = {}
+    exec("\n".join(blocks).replace('"max_steps": 250', '"max_steps": 4'), names)
+    names["page"].close()
+    names["page"].worker.rest()
+    shown, small = names["page"].bench.answer().sizes, names["small"]
+    assert shown.ratios["file"] > 4 and tq.report(small).file == shown.file
+    assert (tmp_path / "packed" / "model.safetensors").stat().st_size == shown.file
+    batch, packed = names["batch"], tq.pack(names["student"]).eval()
+    with torch.no_grad():
+        assert torch.equal(small(**batch).logits, packed(**batch).logits)
+
+
+def test_every_part_of_the_page_is_one_that_all_notebooks_know(opened_page):
+    """Notebook 7, JupyterLab, VS Code and Colab have ipywidgets' own and anywidget's front end."""
+    found, left = [], [opened_page]
+    while left:
+        found.append(left.pop())
+        left += getattr(found[-1], "children", ())
+    modules = {one._view_module for one in found}
+    assert modules == {"@jupyter-widgets/controls", "@jupyter-widgets/output", "anywidget"}
+    (front,) = {one._esm for one in found if one._view_module == "anywidget"}
+    assert "export default" in front and not re.search("https?:|fetch", front), "nothing is fetched"
 
 
 def luminance(color):

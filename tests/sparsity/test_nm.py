@@ -39,6 +39,14 @@ def test_every_group_keeps_the_largest(pattern, seed):
         assert sorted(order[-sum(chosen) :]) == [i for i, c in enumerate(chosen) if c]
 
 
+def test_pieces_make_the_mask_of_the_whole(monkeypatch):
+    scores = (4 * torch.rand(9, 24)).round()
+    wanted = {pattern: nm_mask(scores, pattern) for pattern in PATTERNS}
+    for size in (1, 5):
+        monkeypatch.setattr("tqlearn.sparsity.nm.PIECE", size)
+        assert all(torch.equal(nm_mask(scores, p), mask) for p, mask in wanted.items())
+
+
 def test_groups_run_along_the_axis_that_is_asked_for():
     scores = torch.rand(8, 12)
     along = nm_mask(scores, axis=0)

@@ -105,15 +105,25 @@ def calibrate_weights(model: nn.Module) -> set[nn.Module]:
     """
     on_weights = set()
     for module in model.modules():
-        for name, chain in getattr(module, "parametrizations", {}).items():
+        for chain in getattr(module, "parametrizations", {}).values():
             on_weights.update(part for stage in chain for part in stage.modules())
-            if chain.is_tensor:  # weight_norm has two tensors behind one: no place of ours
-                _calibrate_chain(f"{type(module).__name__}.{name}", chain)
+    for _ in calibrated_weights(model):
+        pass
     return on_weights
 
 
+def calibrated_weights(model: nn.Module) -> Iterator[tuple[nn.Module, str, Tensor]]:
+    """Calibrate the weights one after the other, in place, and give each one's module, name and
+    values: those that a look at the weight would compute anew.
+    """
+    for module in model.modules():
+        for name, chain in getattr(module, "parametrizations", {}).items():
+            if chain.is_tensor:  # weight_norm has two tensors behind one: no place of ours
+                yield module, name, _calibrate_chain(f"{type(module).__name__}.{name}", chain)
+
+
 @torch.no_grad()
-def _calibrate_chain(name: str, chain: nn.Module) -> None:
+def _calibrate_chain(name: str, chain: nn.Module) -> Tensor:
     x = chain.original
     for stage in chain:
         if is_quantizer(stage):
@@ -121,6 +131,7 @@ def _calibrate_chain(name: str, chain: nn.Module) -> None:
         x = stage(x)
     if not is_finite(x):
         raise ValueError(f"{name} is not finite after calibration")
+    return x
 
 
 def _calibrate_inputs(model: nn.Module, quantizers: dict, batches: Iterable | None) -> None:

@@ -154,14 +154,12 @@ def start_scale(
     x = widened(x)
     if name == "lsq":
         return 2 * _mean_size(x) / sqrt(qmax)
-    low, high = x.aminmax(dim=1)
-    widest = torch.maximum(-low, high) / qmax
-    if name == "max":
-        return widest
     if name == "kl":
         return torch.stack([histogram_kl(row, bits) for row in x]).to(x.dtype) / qmax
-    if name == "mse":
-        return _least_squares(x, widest, qmin, qmax)
+    if name in ("max", "mse"):
+        low, high = x.aminmax(dim=1)
+        widest = torch.maximum(-low, high) / qmax
+        return widest if name == "max" else _least_squares(x, widest, qmin, qmax)
     low, high = start_bounds(x, rule, bits)
     return torch.maximum(low.abs(), high.abs()) / qmax
 

@@ -7,7 +7,7 @@ stays), ``forward`` applies it. ``mask_of`` asks a weight that carries masks for
 """
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, UInt8
 from torch import Tensor, nn
 
 from ..precision import widened
@@ -15,6 +15,7 @@ from ..registry import register
 from .patterns import Pattern
 
 UPDATES = ("fixed", "ste", "sr-ste")
+PIECE = 2**14  # groups at a time: what a processor's cache holds
 
 
 def magnitude(weight: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
@@ -57,27 +58,35 @@ def nm_mask(
         groups = widened(groups)
         runs = groups.unflatten(-1, (-1, form.run))
         groups = torch.where(runs < 0, 0, runs).norm(dim=-1) - (runs < 0).all(-1).to(scores)
-    kept = _ranks(groups) >= (form.group - form.keep) // form.run
-    return ungrouped(kept.repeat_interleave(form.run, dim=1), tuple(scores.shape), axis)
+    dropped = (form.group - form.keep) // form.run
+    size = PIECE if groups.device.type == "cpu" else max(1, len(groups))  # a GPU takes it whole
+    kept = torch.cat([_ranks(part) >= dropped for part in groups.split(size)])
+    kept = kept if form.run == 1 else kept.repeat_interleave(form.run, dim=1)
+    return ungrouped(kept, tuple(scores.shape), axis)
 
 
-def _ranks(groups: Float[Tensor, "groups runs"]) -> Int[Tensor, "groups runs"]:
+def _ranks(groups: Float[Tensor, "groups runs"]) -> UInt8[Tensor, "groups runs"]:
     """Count, for every score of a group, those that go before it: lower ones, earlier equals.
 
-    A stable sort says the same, four times as slowly for groups of four.
+    Each pair is compared once: who does not win of two, loses. A stable sort says the same, many
+    times as slowly for groups of four.
     """
     columns = groups.T.contiguous()
-    ranks = torch.zeros_like(columns, dtype=torch.int16)
+    ranks = torch.empty(columns.shape, dtype=torch.uint8, device=columns.device)
     for j, score in enumerate(columns):
-        ranks[:j] += score < columns[:j]
-        ranks[j + 1 :] += score <= columns[j + 1 :]
+        ranks[j] = len(columns) - 1 - j  # of those that come later, none has won yet
+        wins = (columns[:j] <= score).view(torch.uint8)
+        ranks[:j] -= wins
+        for won in wins:
+            ranks[j] += won
     return ranks.T
 
 
 def grouped(x: Tensor, form: Pattern, axis: int, fill: float | bool = 0) -> Tensor:
     """Return the groups of a tensor as rows (groups, M), a short last one filled up."""
     rows = x.movedim(axis, -1).flatten(0, -2) if x.dim() > 1 else x[None]
-    rows = nn.functional.pad(rows, (0, -rows.shape[1] % form.group), value=fill)
+    if short := -rows.shape[1] % form.group:
+        rows = nn.functional.pad(rows, (0, short), value=fill)
     return rows.reshape(-1, form.group)
 
 

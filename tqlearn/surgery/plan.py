@@ -223,10 +223,17 @@ def _count(module: nn.Module) -> int:
     return plain + sum(chain.original.numel() for chain in chains.values())
 
 
+def _stored(module: nn.Module, name: str) -> Tensor:
+    """Return a tensor as it is stored: nothing is masked or quantized for its shape."""
+    chains = getattr(module, "parametrizations", {})
+    return chains[name].original if name in chains else getattr(module, name)
+
+
 def _words(module: nn.Module) -> str:
     ranks = f" ranks {module.ranks}" if hasattr(module, "ranks") else ""
     if isinstance(module, Cores) and hasattr(module, "rank"):
-        sizes = ["x".join(map(str, core.shape)) for core in module.cores[:2]]
+        cores = [_stored(module, f"core_{k}") for k in range(min(2, module.order))]
+        sizes = ["x".join(map(str, core.shape)) for core in cores]
         ranks = f" rank {module.rank} of {' and '.join(sizes)}"
     stages = [stage for c in getattr(module, "parametrizations", {}).values() for stage in c]
     on = sorted({f"{type(s).__name__} {getattr(s, 'bits', '')}".strip() for s in stages})

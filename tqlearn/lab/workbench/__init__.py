@@ -6,7 +6,8 @@
 - ``rows``: a plan as rows of dials, and as code
 - ``sizes``: bytes, as ``tq.report`` counts them
 - ``spectra``: one decomposition of each matrix
-- ``errors``: what a layer loses
+- ``distances``, ``samples``, ``errors``: what a layer loses
+- ``layers``, ``positions``: what there is to tell, and where dials can stand
 - ``bench``: all of it for one model, without widgets
 - ``worker``: in the background
 - ``dials``, ``tables``, ``front``, ``view``: what the reader sees
@@ -16,8 +17,10 @@
 import sys
 import types
 
-from .bench import Answer, Bench, Layer
-from .errors import Errors, distance
+from .bench import Bench
+from .distances import distance
+from .errors import Errors
+from .layers import Answer, Layer
 from .rows import Row, code, plan_of
 from .sizes import Sizes
 from .view import Workbench, workbench

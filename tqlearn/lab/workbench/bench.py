@@ -1,88 +1,24 @@
 """The workbench without its widgets: a model, rows of dials, and what they cost and lose."""
 
-import re
-from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from statistics import fmean
 
 from torch import nn
 
 from ... import calibrate, compress
 from ...arguments import require, require_model, require_numbers
-from ...factors import LowRank
+from ...factors.sizing import Structure
 from ...kinds import linear_of
 from ...stages import weight_names
-from ...storage import Report
-from ...surgery.plan import Plan, Preview
+from ...surgery.plan import Plan
 from .errors import Errors
+from .layers import Answer, Layer, in_turn
+from .positions import near
 from .rows import Row, code, plan_of, quantizes_inputs
 from .sizes import Sizes
 
-NUMBER = re.compile(r"(?<![^.])\d+(?![^.])")
 START = (Row("*", quantizer="LSQ", bits=8),)
-
-
-@dataclass(frozen=True)
-class Layer:
-    """A layer of the model: its name, class, shape of the weight, bytes, and its group."""
-
-    name: str
-    kind: str
-    shape: tuple[int, ...]
-    bytes: int
-
-    @property
-    def group(self) -> str:
-        """The name with wildcards for numbers: layers of one role, as a plan's pattern.
-
-        >>> Layer("encoder.layer.3.query", "Linear", (4, 4), 64).group
-        'encoder.layer.*.query'
-        """
-        return NUMBER.sub("*", self.name)
-
-
-def _in_turn(chosen: Mapping[str, Sequence]) -> dict[str, Sequence]:
-    """Return the edits of layers with the first layer of every group first, then the second ones:
-    soon there is something to say of each group.
-    """
-    met: Counter = Counter()
-    turn = {}
-    for name in chosen:
-        group = NUMBER.sub("*", name)
-        turn[name] = met[group]
-        met[group] += 1
-    return {name: chosen[name] for name in sorted(chosen, key=turn.get)}
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What a plan costs and loses, as far as it is known.
-
-    ``sizes`` (a ``Report`` with the dense model as its reference) is None while an error is still
-    being turned into ranks; ``weights`` and ``outputs`` have the relative errors that are known, by
-    layer; ``refused`` what a layer's numbers rule out; ``asked`` all layers that the plan changes.
-    """
-
-    plan: Plan
-    asked: dict[str, Sequence]
-    sizes: Report | None
-    preview: Preview | None
-    weights: dict[str, float]
-    outputs: dict[str, float]
-    refused: dict[str, str]
-
-    @property
-    def whole(self) -> bool:
-        """Say whether nothing is missing."""
-        return len(self.weights) + len(self.refused) == len(self.asked)
-
-    @property
-    def mean(self) -> float | None:
-        """The mean of the layers' errors of weights; None until all are known."""
-        done = self.whole and self.weights and not self.refused
-        return fmean(self.weights.values()) if done else None
 
 
 class Bench:
@@ -122,6 +58,7 @@ class Bench:
         self.refused: dict[tuple[str, str], str] = {}
         self.layers = self._layers()
         self.others: list[dict] = []  # more plans to find the errors of, behind the present one
+        self.nearby: tuple = None, deque()  # rows, and layers of the plans a move away from them
         self.rows = list(START)
 
     def _layers(self) -> list[Layer]:
@@ -163,7 +100,7 @@ class Bench:
             raise ValueError(
                 "quantized inputs are calibrated with data: workbench(model, batches=[...])"
             )
-        asked = _in_turn(self.sizes.match(plan))
+        asked = in_turn(self.sizes.match(plan))
         for name, edits in asked.items():
             if not any(getattr(edit, "error", None) for edit in edits):
                 self.sizes.part(name, edits)
@@ -193,27 +130,62 @@ class Bench:
         """Find what is missing of one layer; return False when nothing is.
 
         Args:
-            idle: when all plans are known, decompose what a later plan may ask for.
+            idle: when all plans are known, look ahead: find the errors of the plans that are a
+                move away, then decompose what a later plan may ask for.
         """
         for asked in (self.asked, *self.others):
-            for name, edits in asked.items():
-                if (name, str(edits)) not in self.refused and not self.errors.ready(name, edits):
-                    self._find(name, edits)
+            for layer in asked.items():
+                if self._find(*layer):
                     return True
-        for layer in self.layers if idle else ():
-            module = self.model.get_submodule(layer.name)
-            if isinstance(linear_of(module), nn.Linear) and not self.errors.decomposed(layer.name):
-                self._find(layer.name, [LowRank(rank=1)])
+        return idle and (self._ahead() or self._decompose())
+
+    def _find(self, name: str, edits: Sequence) -> bool:
+        """Find the errors of a layer; return False where they are known."""
+        if (name, str(edits)) in self.refused or self.errors.ready(name, edits):
+            return False
+        try:
+            self.errors.find(name, edits)
+        except (ValueError, TypeError) as error:
+            self.refused[name, str(edits)] = str(error)
+        return True
+
+    def _ahead(self) -> bool:
+        """Find the errors of a layer in one of the plans that are a move of a dial away."""
+        rows = self._rows
+        if self.nearby[0] is not rows:
+            self.nearby = rows, deque()
+            for moved in near(rows):
+                try:
+                    if not self._clipped(moved):
+                        self.nearby[1].extend(self.checked(moved)[1].items())
+                except (ValueError, TypeError):
+                    continue  # the reader is told when the dial gets there
+        layers = self.nearby[1]
+        while layers:
+            if self._find(*layers.popleft()):
                 return True
         return False
 
-    def _find(self, name: str, edits: Sequence) -> None:
-        try:
-            self.errors.resolve(name, edits)
-            self.errors.weight_error(name, edits)
-            self.errors.output_error(name, edits)
-        except (ValueError, TypeError) as error:
-            self.refused[name, str(edits)] = str(error)
+    def _clipped(self, rows: Sequence[Row]) -> bool:
+        """Say whether a rank is more than a layer can use, of which the library warns."""
+        for name, edits in self.sizes.match(plan_of(rows)).items():
+            layer, first = self.sizes.skeleton.get_submodule(name), [*edits, None][0]
+            ranked = isinstance(first, Structure) and isinstance(first.rank, int)
+            if ranked and first.rank > first.limit(linear_of(layer)):
+                return True
+        return False
+
+    def _decompose(self) -> bool:
+        for layer in self.layers:
+            if not isinstance(linear_of(self.sizes.skeleton.get_submodule(layer.name)), nn.Linear):
+                continue
+            if (layer.name, "") not in self.refused and not self.errors.decomposed(layer.name):
+                try:
+                    self.errors.spectrum(layer.name)
+                except ValueError as error:
+                    self.refused[layer.name, ""] = str(error)
+                return True
+        return False
 
     def wait(self) -> Answer:
         """Find all that is missing of the present plan, here and now, and return the answer."""

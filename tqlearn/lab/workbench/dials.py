@@ -5,17 +5,12 @@ from dataclasses import replace
 
 import ipywidgets
 
+from .positions import AMOUNTS, BITS
 from .rows import PATTERNS, QUANTIZERS, STRUCTURES, Row
 
-AMOUNTS = {
-    "rank": (1, 2, 4, 6, 8, 12, 16, 20, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512),
-    "ratio": (1.5, 2, 3, 4, 6, 8, 12, 16, 24, 32, 64),
-    "error": (0.02, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9),
-}
 FIRST = {"rank": 16, "ratio": 4, "error": 0.3}
 PER = ("tensor", "channel", 16, 32, 64, 128)
 BLOCKS = {"16 x 16": (16, 16), "32 x 32": (32, 32), "rows": (1, None)}
-BITS = (2, 3, 4, 5, 6, 7, 8)
 NONE = "none"
 
 

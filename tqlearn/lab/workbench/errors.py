@@ -1,11 +1,11 @@
 """What a layer loses under edits: of its weight, and of its outputs on rows it has really seen.
 
-Every number is that of the layer which the library's own edits make.
+Every number is that of the layer which the library's own edits make. It is made once for both.
 """
 
 import copy
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,23 +14,16 @@ from torch import Tensor, nn
 
 from ...factors import LowRank
 from ...factors.sizing import Structure
-from ...factors.svd import squares
-from ...kinds import is_conv1d, linear_of
-from ...quantizers.calibration import (
-    calibrate,
-    calibrate_weights,
-    checked_batches,
-    real,
-    run_hooked,
-)
+from ...kinds import linear_of
+from ...quantizers.calibration import calibrate, calibrated_weights, checked_batches
 from ...quantizers.edits import Inputs
-from ...stages import Cores, weight_names
+from ...stages import strip
 from ...surgery.asked import naming
 from ...writing import write
+from .distances import apart, distance, norm, norm_of, read_in_pieces, weights_in
+from .samples import sampled
 from .spectra import Shelf, Spectrum, digest
 
-SAMPLE, PICTURES = 256, 4  # of each layer's inputs
-ONE = (nn.Linear, nn.Embedding, nn.Conv1d, nn.Conv2d, Cores)  # take one tensor
 KEPT = "errors.json"
 
 
@@ -48,10 +41,13 @@ class Errors:
     ) -> None:
         self.model, self.shelf = model, Shelf(folder)
         self.digests: dict[str, str] = {}
+        self.norms: dict[str, float] = {}  # of the weights
         self.weights: dict[str, float] = _read(folder)
         self.outputs: dict[tuple, float] = {}
         self.resolved: dict[tuple, list] = {}
         self.seen = None if batches is None else sampled(model, checked_batches(batches))
+        self.empty: dict[tuple, nn.Module] = {}  # pairs without numbers
+        self.dense: dict[str, Tensor] = {}  # outputs of the layers as they are, for these rows
 
     def key(self, name: str, edits: Sequence) -> str:
         """Return what an error of a weight is kept by: digest of the layer, and its edits."""
@@ -102,51 +98,84 @@ class Errors:
             return False
         if self.key(name, edits) not in self.weights:
             return False
-        return self.seen is None or name not in self.seen or (name, str(edits)) in self.outputs
+        return not self._seen(name) or (name, str(edits)) in self.outputs
 
-    def weight_error(self, name: str, edits: Sequence) -> float:
-        """Return the relative error of a layer's weights, in the Frobenius norm."""
-        key = self.key(name, edits)
-        if key not in self.weights:
-            layer, ranked = self.model.get_submodule(name), self.resolve(name, edits)
-            inner = [edit for edit in ranked if not isinstance(edit, Inputs)]
-            if len(inner) == 1 and isinstance(inner[0], LowRank) and inner[0].init == "svd":
-                rank = inner[0].resolve(linear_of(layer)).rank
-                self.weights[key] = self.spectrum(name).error(rank)
-            else:
-                self.weights[key] = distance(layer, self.made(name, inner))
-        return self.weights[key]
+    def _seen(self, name: str) -> bool:
+        return self.seen is not None and name in self.seen
 
-    def output_error(self, name: str, edits: Sequence) -> float | None:
-        """Return the relative error of a layer's outputs, biases included, on rows of its inputs.
+    def find(self, name: str, edits: Sequence) -> tuple[float, float | None]:
+        """Return the relative errors of a layer: of its weights, in the Frobenius norm, and of its
+        outputs, biases included, on rows that enter it in the dense model.
 
-        The inputs are those of the dense model. None: no batches, or none that reached the layer.
+        The second is None without batches, or where none of them reached the layer.
+
+        Raises:
+            ValueError, TypeError: what an edit refuses.
         """
-        if self.seen is None or name not in self.seen:
+        key, told, new = self.key(name, edits), (name, str(edits)), None
+        with naming(name):
+            ranked = self.resolve(name, edits)
+            if key not in self.weights:
+                rank = self._rank(name, ranked)
+                new = self.made(name, ranked) if rank is None else None
+                exact = self.spectrum(name).error(rank) if new is None else self._off(name, new)
+                self.weights[key] = exact
+            if self._seen(name) and told not in self.outputs:
+                new = settle(self.made(name, ranked)) if new is None else new
+                self.outputs[told] = self._apart(name, new)
+        return self.weights[key], self.outputs.get(told)
+
+    def _off(self, name: str, new: nn.Module) -> float:
+        layer = self.model.get_submodule(name)
+        pieces = {} if self._seen(name) else read_in_pieces(new)
+        return distance(layer, new if pieces else settle(new), self._norm(name), pieces)
+
+    def _rank(self, name: str, edits: Sequence) -> int | None:
+        """Return the rank where the weight becomes a nearest pair and nothing else."""
+        inner = [edit for edit in edits if not isinstance(edit, Inputs)]
+        if len(inner) != 1 or type(inner[0]) is not LowRank or inner[0].init != "svd":
             return None
-        if (key := (name, str(edits))) not in self.outputs:
-            x, layer = self.seen[name], self.model.get_submodule(name)
-            new = calibrate(self.made(name, self.resolve(name, edits)).eval(), [(x,)])
-            with torch.no_grad():
-                y = layer(x)
-                self.outputs[key] = _ratio([new(x) - y], [y])
-        return self.outputs[key]
+        return inner[0].resolve(linear_of(self.model.get_submodule(name))).rank
+
+    def _norm(self, name: str) -> float:
+        if name not in self.norms:
+            self.norms[name] = norm_of(self.model.get_submodule(name))
+        return self.norms[name]
+
+    @torch.no_grad()
+    def _apart(self, name: str, new: nn.Module) -> float:
+        x = self.seen[name]
+        if name not in self.dense:
+            self.dense[name] = self.model.get_submodule(name)(x)
+        calibrate(new.eval(), [(x,)])
+        whole = norm([self.dense[name]])
+        return apart(new(x), self.dense[name]) ** 0.5 / whole if whole else 0.0
 
     @torch.no_grad()
     def made(self, name: str, edits: Sequence) -> nn.Module:
-        """Return what edits make of a layer, weights calibrated."""
+        """Return what edits make of a layer, not calibrated yet."""
         layer = self.model.get_submodule(name)
         first = edits[0].resolve(linear_of(layer)) if edits and type(edits[0]) is LowRank else None
-        with naming(name):
-            if first is not None and first.init == "svd":
-                new, edits = self.spectrum(name).layer(first, layer), edits[1:]
-            else:
-                own = {id(p): p for p in layer.parameters()}  # no edit writes into them
-                new = copy.deepcopy(layer, own)
-            for edit in edits:
-                new = edit(new)
-            calibrate_weights(new)
+        if first is not None and first.init == "svd":
+            new, edits = self._pair(name, first), edits[1:]
+        else:
+            own = {id(p): p for p in layer.parameters()}  # no edit writes into them
+            new = copy.deepcopy(layer, own)
+        for edit in edits:
+            new = edit(new)
         return new
+
+    def _pair(self, name: str, edit: LowRank) -> nn.Module:
+        """Return the nearest pair of a rank, in a copy of an empty one: no random number is drawn
+        in the background.
+        """
+        layer = self.model.get_submodule(name)
+        linear = linear_of(layer)
+        key = edit.rank, *linear.weight.shape, linear.bias is None
+        if key not in self.empty:
+            self.empty[key] = edit.skeleton(linear)
+        new = copy.deepcopy(self.empty[key]).to(linear.weight.dtype)
+        return self.spectrum(name).fill(new.to_empty(device=linear.weight.device), layer)
 
     def save(self) -> None:
         """Keep the errors of weights on disk, beside the decompositions."""
@@ -159,6 +188,16 @@ class Errors:
             self.shelf.trouble = f"errors are not kept on disk: {error}"
 
 
+@torch.no_grad()
+def settle(layer: nn.Module) -> nn.Module:
+    """Calibrate the weights of a layer and multiply them out, in place: no later look at them
+    computes them again.
+    """
+    for module, key, values in [*calibrated_weights(layer)]:
+        strip(module, key, values)
+    return layer
+
+
 def _read(folder: Path | None) -> dict[str, float]:
     place = None if folder is None else folder / KEPT
     if place is None or not place.is_file():
@@ -169,47 +208,3 @@ def _read(folder: Path | None) -> dict[str, float]:
         return {}  # damaged: it is found anew
     whole = isinstance(found, dict) and all(isinstance(x, float) for x in found.values())
     return found if whole else {}
-
-
-def weights_in(layer: nn.Module) -> dict[str, Tensor]:
-    """Return the weights of a layer, masked and quantized as they are; of cores their product."""
-    if isinstance(layer, Cores):
-        return {"weight": layer.product().detach()}
-    return {name: getattr(layer, name).detach() for name in weight_names(layer)}
-
-
-def distance(layer: nn.Module, new: nn.Module) -> float:
-    """Return how far the weights of a new layer are from the old ones, relative to these."""
-    old, made = weights_in(layer), weights_in(new)
-    turned = is_conv1d(layer) and not is_conv1d(new)  # the same matrix, the other way round
-    off = [(made[n].T if turned else made[n]).float() - old[n].float() for n in old]
-    return _ratio(off, [*old.values()])
-
-
-def _ratio(off: Sequence[Tensor], whole: Sequence[Tensor]) -> float:
-    lost, norm = (float(sum(squares(t.float()) for t in part)) for part in (off, whole))
-    return (lost / norm) ** 0.5 if norm else 0.0
-
-
-def sampled(model: nn.Module, batches: Iterable) -> Mapping[str, Tensor]:
-    """Return some of what enters every layer that takes one tensor: ``SAMPLE`` rows, ``PICTURES``
-    of a convolution, padding left out.
-    """
-    found: dict[str, list[Tensor]] = {}
-    names = {m: n for n, m in model.named_modules() if isinstance(m, ONE) or is_conv1d(m)}
-    masks: list[Tensor] = []
-
-    def look(module: nn.Module, inputs: tuple) -> None:
-        if not inputs:  # called by keyword
-            return
-        kept, x = found.setdefault(names[module], []), inputs[0].detach()
-        if isinstance(module, nn.Conv1d | nn.Conv2d):
-            most = PICTURES
-        else:
-            table = isinstance(module, nn.Embedding) or hasattr(module, "num_embeddings")
-            most, x = SAMPLE, x.flatten() if table else real(x, masks).reshape(-1, x.shape[-1])
-        if (left := most - sum(map(len, kept))) > 0:
-            kept.append(x[:left].clone())
-
-    run_hooked(model, batches, dict.fromkeys(names, look), masks)
-    return {name: torch.cat(kept) for name, kept in found.items() if kept}

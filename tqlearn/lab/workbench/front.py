@@ -1,29 +1,15 @@
 """One dial swept over a plan: bytes of the whole file against the mean error of the layers."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import plotly.graph_objects as go
 
 from .. import plots
-from .bench import Answer, Bench
-from .dials import AMOUNTS, BITS
-from .rows import PATTERNS, Row
-
-
-@dataclass(frozen=True)
-class Dial:
-    """A field of one row, and the values that it is swept over."""
-
-    index: int
-    field: str
-    values: tuple
-    label: str
-
-    def rows(self, rows: Sequence[Row], value: object) -> list[Row]:
-        """Return the rows with the dial at a value."""
-        return [replace(r, **{self.field: value}) if k == self.index else r
-                for k, r in enumerate(rows)]  # fmt: skip
+from .bench import Bench
+from .layers import Answer
+from .positions import Dial
+from .rows import Row
 
 
 @dataclass(frozen=True)
@@ -35,25 +21,6 @@ class Point:
     answer: Answer | None = None
     refused: str = ""
     score: float | None = None
-
-
-def dials(rows: Sequence[Row]) -> list[Dial]:
-    """Return every dial of a plan that can be swept."""
-    found = []
-    for k, row in enumerate(rows):
-        for field, values, on in (
-            ("amount", AMOUNTS[row.by], row.structure),
-            ("bits", BITS, row.quantizer and row.quantizer != "Ternary"),
-            ("nm", PATTERNS, row.nm),
-            ("inputs", BITS, row.inputs),
-        ):
-            if on:
-                value = getattr(row, field)
-                values = tuple(dict.fromkeys((*values, value)))
-                values = values if field == "nm" else tuple(sorted(values))
-                name = row.by if field == "amount" else {"nm": "N:M"}.get(field, field)
-                found.append(Dial(k, field, values, f"{name} of {row.pattern}"))
-    return found
 
 
 def swept(bench: Bench, dial: Dial, scores: Mapping[str, float] | None = None) -> list[Point]:

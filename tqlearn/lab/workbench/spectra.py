@@ -1,7 +1,7 @@
 """The decomposition of each matrix, made once: a rank is a slice of it.
 
 Of a matrix and its singular triples one basis is enough, that of the short side: the other one is
-the matrix times it. Kept on disk by the digest of the weight, and read where it lies.
+the matrix times it. Kept on disk by the digest of the weight, and read when a rank asks for it.
 """
 
 import hashlib
@@ -15,7 +15,6 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from ...factors import LowRank
 from ...factors.layers import LowRankLinear
 from ...factors.svd import check_finite, enough, squares, tails, truncated_svd
 from ...kinds import linear_of
@@ -28,12 +27,16 @@ FORMAT = "tqlearn workbench 1"
 
 @dataclass(frozen=True)
 class Spectrum:
-    """Singular values of a matrix and the basis of its short side, (short, short), rows first."""
+    """Singular values of a matrix and the basis of its short side, (short, short), rows first.
+
+    The basis is in memory, or in the file at ``place``, which is read as far as a rank needs it.
+    """
 
     values: Float[Tensor, "short"]
-    basis: Float[Tensor, "short short"]
     lost: Float[Tensor, "_"]  # the norm that each rank loses, from rank 0
     norm: float
+    basis: Float[Tensor, "short short"] | None
+    place: Path | None = None
 
     @classmethod
     def of(cls, matrix: Float[Tensor, "m n"]) -> "Spectrum":
@@ -46,7 +49,7 @@ class Spectrum:
         wide = widened(matrix)
         u, s, v, dropped = truncated_svd(wide, min(wide.shape))
         basis = v if wide.shape[0] >= wide.shape[1] else u.T
-        return cls(s, basis.contiguous(), tails(s, dropped), float(squares(wide).sqrt()))
+        return cls(s, tails(s, dropped), float(squares(wide).sqrt()), basis.contiguous())
 
     def error(self, rank: int) -> float:
         """Return the relative error of the nearest matrix of a rank."""
@@ -59,22 +62,30 @@ class Spectrum:
     def pair(self, matrix: Float[Tensor, "m n"], rank: int) -> tuple[Tensor, Tensor]:
         """Return the factors (m, rank) and (rank, n) of the nearest matrix of a rank."""
         wide, tall = widened(matrix), matrix.shape[0] >= matrix.shape[1]
-        near, root = self.basis[:rank].to(wide), self.values[:rank].sqrt().to(wide)
+        near, root = self._leading(matrix, rank).to(wide), self.values[:rank].sqrt().to(wide)
         other = wide @ near.T if tall else (near @ wide).T  # its columns are as long as the values
         other = torch.where(root > 0, other / root, 0.0)
         near = root[:, None] * near
         left, right = (other, near) if tall else (near.T, other.T)
         return left.to(matrix.dtype), right.to(matrix.dtype)
 
-    def layer(self, edit: LowRank, layer: nn.Module) -> LowRankLinear:
-        """Return what an edit with a rank makes of a layer."""
+    def _leading(self, matrix: Tensor, rank: int) -> Float[Tensor, "rank short"]:
+        if self.basis is not None:
+            return self.basis[:rank]
+        try:
+            with safe_open(str(self.place), "pt") as file:
+                return file.get_slice("basis")[:rank]
+        except (OSError, SafetensorError):  # somebody has deleted or damaged the file
+            return Spectrum.of(matrix).basis[:rank]
+
+    def fill(self, pair: LowRankLinear, layer: nn.Module) -> LowRankLinear:
+        """Give a pair without numbers those that ``LowRank`` gives it in the place of a layer."""
         linear = linear_of(layer)
-        new = edit.empty(linear).to(linear.weight)
-        new.set_cores(self.pair(linear.weight.detach(), edit.rank))
-        if new.bias is not None:
-            new.bias.data.copy_(linear.bias)
-        new.dense_like = None if linear is layer else type(layer)
-        return new
+        pair.set_cores(self.pair(linear.weight.detach(), pair.rank))
+        if pair.bias is not None:
+            pair.bias.data.copy_(linear.bias)
+        pair.dense_like = None if linear is layer else type(layer)
+        return pair
 
 
 def digest(tensors: Mapping[str, Tensor]) -> str:
@@ -108,9 +119,12 @@ class Shelf:
                 notes = file.metadata() or {}
                 if notes.get("format") != FORMAT:
                     return None
-                parts = {name: file.get_tensor(name) for name in ("values", "basis", "lost")}
-            self.memory[key] = Spectrum(**parts, norm=float(notes["norm"]))
-        except (SafetensorError, KeyError):
+                parts = {name: file.get_tensor(name).clone() for name in ("values", "lost")}
+                if [*file.get_slice("basis").get_shape()] != [len(parts["values"])] * 2:
+                    return None
+            norm = float(notes["norm"])
+            self.memory[key] = Spectrum(**parts, norm=norm, basis=None, place=place)
+        except (SafetensorError, KeyError, ValueError):
             return None  # cut short or foreign: it is decomposed anew
         return self.memory[key]
 
@@ -128,5 +142,5 @@ class Shelf:
         except OSError as error:
             self.trouble = f"decompositions are not kept on disk: {error}"
             return found
-        del self.memory[key]  # from now on it lies in the file, in pages that may go
+        del self.memory[key]  # from now on the basis lies in the file
         return self.get(key) or found

@@ -8,7 +8,8 @@ import plotly.graph_objects as go
 from .. import plots
 from ..explorers import Explorer
 from .bench import Bench
-from .front import dials, draw_front, swept
+from .front import draw_front, swept
+from .positions import dials
 from .worker import Worker
 
 

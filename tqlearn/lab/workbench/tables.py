@@ -3,12 +3,14 @@
 Dark letters on light cells, each with a color of its own: readable on a dark page, too.
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 from statistics import fmean
 
-from .bench import Answer, Bench, Layer
+from .bench import Bench
+from .layers import Answer, Layer
 
 INK, WHITE = "#20242A", "#FFFFFF"
 COST, LOSS = "#8CC4EE", "#FFB08A"  # of all the bytes; of an error of 1
@@ -129,12 +131,15 @@ def layer_table(lines: Sequence[Line], outputs: bool) -> str:
 
 
 def _row(tag: str, cells: Sequence[tuple[str, str, str]]) -> str:
+    """Return a line: numbers on one line each, heads on several; names break at dots and bars."""
     style = "padding:2px 8px;border-bottom:1px solid #C3C7CC"
-    return "<tr>" + "".join(
-        f'<{tag} style="{style};color:{INK};background:{color};text-align:{side}'
-        f'{";white-space:nowrap" * (0 < k < len(cells) - 1)}">{escape(text)}</{tag}>'
-        for k, (text, color, side) in enumerate(cells)
-    ) + "</tr>"  # fmt: skip
+    found = ""
+    for k, (text, color, side) in enumerate(cells):
+        firm = ";white-space:nowrap" * (tag == "td" and 0 < k < len(cells) - 1)
+        words = escape(text) if k else re.sub("([._])", r"\1<wbr>", escape(text))
+        look = f"{style};color:{INK};background:{color};text-align:{side}{firm}"
+        found += f'<{tag} style="{look}">{words}</{tag}>'
+    return f"<tr>{found}</tr>"
 
 
 def byte_table(answer: Answer) -> str:

@@ -40,7 +40,7 @@ def draw_plan(bench: Bench, answer: object) -> go.Figure:
         size, times = tables.kilo(sizes.file), sizes.ratios["file"]
         mean = "…" if answer.mean is None else f"{100 * answer.mean:.1f} %"
         title = f"{size}, {times:.2f} times smaller; mean error {mean}"
-    return plots.figure(
+    fig = plots.figure(
         *(
             go.Bar(
                 x=[size / 1e6 for size in sizes], y=names, name=name, orientation="h",
@@ -52,6 +52,7 @@ def draw_plan(bench: Bench, answer: object) -> go.Figure:
         title=title, x="megabytes", barmode="group", height=110 + 34 * max(len(lines), 3),
         yaxis_autorange="reversed", legend_traceorder="normal",
     )  # fmt: skip
+    return fig.update_layout(title={"xref": "container", "x": 0.02})  # names take half the width
 
 
 class PlanView(Explorer):
@@ -60,8 +61,8 @@ class PlanView(Explorer):
     def __init__(self, bench: Bench, worker: Worker) -> None:
         self.bench, self.worker, self.trouble = bench, worker, ""
         self.table, self.words = ipywidgets.HTML(), ipywidgets.HTML()
-        self.sort = ipywidgets.ToggleButtons(
-            options=["bytes", "error"], description="sort by", style={"button_width": "auto"}
+        self.sort = ipywidgets.Dropdown(
+            options=["bytes", "error"], description="sort by", layout={"width": "180px"}
         )
         folds = [("groups", ""), ("all layers", "*"), *((g, g) for g in bench.groups)]
         self.fold = ipywidgets.Dropdown(options=folds, description="show")
@@ -182,6 +183,11 @@ class Workbench(ipywidgets.VBox):
         self.worker.settled()
         self.refresh()
         return self
+
+    def close(self) -> None:
+        """Take it off the page; what is being found in the background is left."""
+        self.worker.end()
+        super().close()
 
     def refresh(self) -> None:
         """Draw what is known now."""

@@ -22,12 +22,14 @@ class Worker:
         self.bench, self.told, self.failed = bench, told, None
         self.thread: Thread | None = None
         self.known, self.again, self.lock = Event(), Event(), Lock()
+        self.ended = False
 
     def wake(self) -> None:
         """Begin, or look again: there is another plan."""
         with self.lock:
             self.known.clear()
             self.again.set()
+            self.ended = False
             if self.thread is None:
                 self.thread = Thread(target=self._run, name="tqlearn-workbench", daemon=True)
                 self.thread.start()
@@ -35,6 +37,10 @@ class Worker:
     def settled(self, seconds: float | None = None) -> bool:
         """Wait until the plan is known, or so long; say whether it is."""
         return self.known.wait(seconds)
+
+    def end(self) -> None:
+        """Stop after the layer that is being worked on; ``wake`` begins again."""
+        self.ended = True
 
     def rest(self) -> None:
         """Wait until there is nothing left to do."""
@@ -54,7 +60,7 @@ class Worker:
 
     def _wanted(self) -> bool:
         with self.lock:  # a call of ``wake`` comes before, or finds no thread
-            if self.again.is_set():
+            if self.again.is_set() and not self.ended:
                 self.again.clear()
                 return True
             self.thread = None
@@ -62,7 +68,7 @@ class Worker:
 
     def _all(self) -> None:
         last = time.monotonic()
-        while self.bench.step(idle=False):
+        while not self.ended and self.bench.step(idle=False):
             if time.monotonic() - last > OFTEN:
                 self.told()
                 last = time.monotonic()
@@ -70,6 +76,6 @@ class Worker:
             return
         self.known.set()
         self.told()
-        while not self.again.is_set() and self.bench.step():
+        while not (self.again.is_set() or self.ended) and self.bench.step():
             pass
         self.bench.errors.save()
