@@ -15,7 +15,7 @@ LAB = frozenset(
     ("IPython", "anywidget", "ipywidgets", "nbclient", "nbformat", "packaging", "plotly", "psutil",
      "tensorly", "traitlets")
 )  # fmt: skip
-SHIP = frozenset(("compressed_tensors", "onnx", "onnxscript"))
+SHIP = frozenset(("compressed_tensors", "onnx", "onnxruntime", "onnxscript"))
 SWEEP = frozenset(("optuna", "tqdm"))
 
 

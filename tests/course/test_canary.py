@@ -49,7 +49,7 @@ def canaries(tmp_path_factory) -> subprocess.CompletedProcess:
     shutil.copytree(CANARY, folder, dirs_exist_ok=True)
     rows = new_code_cell("print('nb  model\\n--  teacher\\n00  student')")
     for name, line in (("solved", "1"), ("reference", "assert unpack.__module__ != '__main__'")):
-        lesson = teach.cleared(planted())
+        lesson = teach.cleared(planted(), "{0}.ipynb")
         lesson.cells[2].source = "import torch"
         lesson.cells += [new_code_cell(line), rows]
         nbformat.write(lesson, folder / f"00_{name}.ipynb")
