@@ -22,6 +22,7 @@ pytestmark = pytest.mark.browser
 
 LESSONS = sorted(path.stem for path in (ROOT / "notebooks").glob("[0-9]*.ipynb"))
 TIMES = range(int(os.environ.get("TQLEARN_TIMES", 0)))
+RUNS = pytest.mark.parametrize("stem, time", [(one, time) for one in LESSONS for time in TIMES])
 STILL, LIVE = ".jp-RenderedPlotly", ".tqlearn-live.js-plotly-plot"
 EXPLORER = "from tqlearn.lab.explorers import budget_explorer\n\nbudget_explorer()"
 
@@ -59,14 +60,12 @@ def draws(page, stem, shot):
     assert area.locator(LIVE).is_visible() and page.outside == []
 
 
-@pytest.mark.parametrize("time", TIMES)
-@pytest.mark.parametrize("stem", LESSONS)
+@RUNS
 def test_every_explorer_on_a_slow_page(throttled, stem, time):
     draws(throttled, stem, f"slow_{stem}")
 
 
-@pytest.mark.parametrize("time", TIMES)
-@pytest.mark.parametrize("stem", LESSONS)
+@RUNS
 def test_every_explorer_beside_a_busy_process(crowded, stem, time):
     draws(crowded, stem, f"busy_{stem}")
 
