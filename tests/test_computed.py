@@ -262,6 +262,15 @@ def test_a_hook_that_would_see_one_look_alone_is_refused():
         student[0].weight.register_hook(lambda grad: 0 * grad)
 
 
+def test_a_number_of_a_computed_weight_can_be_printed():
+    weight = tq.calibrate(tq.compress(nn.Sequential(layer()), {"0": [tq.LSQ(4)]}))[0].weight
+    number = weight[0, 0]
+    assert type(number) is type(weight) and f"{number:8.3f}" == f"{number.item():8.3f}"
+    assert f"{weight}" == str(weight)
+    with pytest.raises(TypeError, match="unsupported format"):
+        f"{weight:.3f}"
+
+
 def test_a_computed_weight_is_copied_and_pickled_alone():
     student = tq.calibrate(tq.compress(nn.Sequential(layer()), {"0": [tq.LSQ(4)]}))
     for net in (student, tq.pack(student), nn.Sequential(factored(tq.TT(rank=2)))):

@@ -82,6 +82,9 @@ class Computed(Tensor):
     def __deepcopy__(self, memo: dict) -> Tensor:
         return self._alone()
 
+    def __format__(self, spec: str) -> str:  # torch formats numbers of plain tensors alone
+        return format(self.item(), spec) if spec and not self.dim() else super().__format__(spec)
+
     def __reduce_ex__(self, protocol: int) -> object:
         return self._alone().__reduce_ex__(protocol)
 
