@@ -15,10 +15,8 @@ def found(script):
     return {row["model"]: row["metrics"] for row in kept["rows"]}, script("workbench")
 
 
-def test_every_move_takes_less_than_a_second(found):
-    """Of one core, until every error is known, where the workbench could look ahead; else of two,
-    but for what the script names.
-    """
+def test_a_move_takes_less_than_a_second_after_a_pause_and_two_without(found):
+    """Of one core, until every error is known; without a pause some take longer, and are named."""
     rows, script = found
     for name in script.MOVES | script.WITH_OUTPUTS:
         assert rows[f"{name}, after a pause"]["cpu_seconds"] < 1, name

@@ -1,8 +1,8 @@
 """A product of codes and the bias behind it are one operator: ``MatMulIntegerToFloat``,
 ``MatMulNBits``. onnxruntime joins neither by itself, and each saves a walk over all tokens.
 
-A sum and its LayerNorm could be one too, but onnxruntime 1.32 takes six times as long for a
-``SkipLayerNormalization`` on a CPU.
+A sum and its LayerNorm could be one too, but onnxruntime 1.32 is slower at a
+``SkipLayerNormalization`` on a CPU than at the two.
 """
 
 import collections

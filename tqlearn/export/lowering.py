@@ -186,7 +186,7 @@ class Lowering:
         if rounding is not None and rounding.scale.size == 1 and product.by_row:
             out = product.integers(x, rounding)
         elif weight.core and weight.container == 8:
-            return False  # a small factor: floats are twice as fast, and take little memory
+            return False  # a small factor: floats are faster, and take little memory
         elif product.block is not None:
             out = product.nbits(self._value(node.input[0]))
         else:
