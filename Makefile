@@ -65,18 +65,25 @@ lab: $(STAMP)
 	  --LabApp.default_url=/lab/tree/notebooks/00_start_here.ipynb \
 	  `test "$$(id -u)" != 0 || echo --allow-root` $(LAB)
 
-test: test-unit test-notebooks test-browser
-test-unit test-notebooks test-browser: export OMP_NUM_THREADS = 1
+UNITS := -n 2 --dist loadscope --no-loadscope-reorder
+NBVAL := --nbval-lax -p tests.nbval_solutions -p tests.warm --nbval-kernel-name warm \
+  --nbval-sanitize-with tests/nbval_sanitize.cfg --nbval-cell-timeout 900 \
+  --nbval-kernel-startup-timeout 300
+test test-unit test-notebooks test-browser: export OMP_NUM_THREADS = 1
 
+test: $(STAMP)
+	@$(BIN)/python -m pytest -q -rs $(UNITS) -n 3 $(NBVAL) -m "not gpu and not timing" \
+	  tests tqlearn docs/sitekit notebooks
+	@$(TIMING)
+
+TIMING = $(BIN)/python -m pytest -q -rs -m "timing and not gpu" \
+  `grep -rl --include="test_*.py" mark.timing tests`
 test-unit: $(STAMP)
-	@$(BIN)/python -m pytest -q -rs -n 2 --dist loadscope --no-loadscope-reorder \
-	  -m "not gpu and not browser and not timing"
-	@$(BIN)/python -m pytest -q -rs -m "timing and not gpu" `grep -rl --include="test_*.py" mark.timing tests`
+	@$(BIN)/python -m pytest -q -rs $(UNITS) -m "not gpu and not browser and not timing"
+	@$(TIMING)
 
 test-notebooks: $(STAMP)
-	@$(BIN)/python -m pytest -q -rs -n 2 --dist loadscope --nbval-lax -p tests.nbval_solutions \
-	  -p tests.warm --nbval-kernel-name warm --nbval-sanitize-with tests/nbval_sanitize.cfg \
-	  --nbval-cell-timeout 900 --nbval-kernel-startup-timeout 300 notebooks
+	@$(BIN)/python -m pytest -q -rs -n 2 --dist loadscope $(NBVAL) notebooks
 
 test-browser: $(STAMP)
 	@$(BIN)/python -m pytest -q -rs -n 2 --maxschedchunk 1 -m browser tests/browser
@@ -95,16 +102,13 @@ NOTEBOOKS ?= notebooks
 FORMS := $(addprefix --ignore tests/,fuzz benchmarks/test_benchmarks_fuzz.py $(addprefix course/test_,\
   book.py book_planted.py canary.py instructors.py nbgrader.py stored.py teach.py))
 test-portable: $(STAMP)
-	@set -e; for set in $(SETS); do for threads in $(THREADS); do \
+	@red=; for set in $(SETS); do for threads in $(THREADS); do \
 	  echo "As on another processor: instruction set $$set, threads: $$threads"; \
 	  export `$(BIN)/python -m tqlearn.lab.portable --env $$set` OMP_NUM_THREADS=$$threads \
 	    OMP_WAIT_POLICY=passive; \
-	  $(BIN)/python -m pytest -q -n 2 --dist loadscope --no-loadscope-reorder \
-	    -m "not gpu and not browser and not timing" $(FORMS) $(TESTS); \
-	  $(BIN)/python -m pytest -q -n 2 --dist loadscope --nbval-lax -p tests.warm \
-	    --nbval-kernel-name warm --nbval-sanitize-with tests/nbval_sanitize.cfg --nbval-cell-timeout 900 \
-	    --nbval-kernel-startup-timeout 300 $(NOTEBOOKS); \
-	  done; done
+	  $(BIN)/python -m pytest -q $(UNITS) $(NBVAL) -m "not gpu and not browser and not timing" \
+	    $(FORMS) $(TESTS) $(NOTEBOOKS) || red="$$red $$set/$$threads"; \
+	  done; done; test -z "$$red" || { echo "red:$$red"; exit 1; }
 
 notebooks: $(STAMP)
 	@$(BIN)/python -m tqlearn.lab.build

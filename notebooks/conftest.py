@@ -2,6 +2,7 @@
 
 import os
 import tempfile
+from unittest.mock import patch
 
 import psutil
 import pytest
@@ -10,10 +11,17 @@ from tqlearn.lab.usage import Usage, process_usage, speed
 
 
 def pytest_sessionstart(session):
-    """Kernels inherit the name of a new file: no test writes into the reader's ledger."""
-    folder = tempfile.TemporaryDirectory(prefix="tqlearn-ledger-")
-    session.config.add_cleanup(folder.cleanup)
-    os.environ["TQLEARN_LEDGER"] = os.path.join(folder.name, "ledger.json")
+    """Make room for a ledger: no test writes into the reader's."""
+    session.ledger = tempfile.TemporaryDirectory(prefix="tqlearn-ledger-")
+    session.config.add_cleanup(session.ledger.cleanup)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_setup(item):
+    """Before a notebook's first cell: the kernel inherits the name of the ledger."""
+    file = os.path.join(item.session.ledger.name, "ledger.json")
+    with patch.dict(os.environ, TQLEARN_LEDGER=file):
+        return (yield)
 
 
 @pytest.hookimpl(wrapper=True)

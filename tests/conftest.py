@@ -27,39 +27,44 @@ os.environ["HF_DATASETS_OFFLINE"] = "1"
 import jaxtyping
 import pytest
 import torch
-from jupyter_page import browser as browser
-from jupyter_page import lab as lab
-from jupyter_page import new_page as new_page
-from jupyter_page import page as page
-from jupyter_page import tab as tab
 from warm import FRESH
 from warm import pytest_configure as pytest_configure
 
 gc.set_threshold(20_000, 20, 100)  # the default looks through all that is imported again and again
+for device in (torch.cuda, torch.xpu, torch.mtia):
+    if not device.is_available():  # torch keeps each seed for it, and formats the stack of the call
+        device._lazy_call = lambda call, **kwargs: None
 CHECKED = 2  # calls of each function in one test; see ``checked``
 count = 0  # of tests begun
+seen = set()  # code of functions within functions that were checked
 
 
 def checked(function=None, *, typechecker, jaxtyped=jaxtyping.jaxtyped):
     """Check the shapes of each function's first calls in a test; then it runs at full speed.
 
     A check costs as much as the arithmetic of a tiny model, and a loop calls the same functions
-    with the same shapes again and again. The checking function itself is made at the first call.
+    with the same shapes again and again. The checking function itself is made at the first call,
+    which takes longer than most calls: a function within another one is a new one each time, so of
+    those with the same lines the first that is called is checked, once in a process.
     """
     if function is None:
         return functools.partial(checked, typechecker=typechecker)
     if not inspect.isfunction(function):
         return jaxtyped(function, typechecker=typechecker)
-    checking, test, left = None, None, 0
+    if function.__code__ in seen:
+        return function
+    inner, checking, test, left = "<locals>" in function.__qualname__, None, None, 0
 
     @functools.wraps(function)
     def counted(*args, **kwargs):
         nonlocal checking, test, left
         if test != count:
             test, left = count, CHECKED
-        if left <= 0:
+        if left <= 0 or function.__code__ in seen:
             return function(*args, **kwargs)
         left -= 1
+        if inner:
+            seen.add(function.__code__)
         checking = checking or jaxtyped(function, typechecker=typechecker)
         return checking(*args, **kwargs)
 
@@ -78,11 +83,30 @@ def pytest_runtest_setup():
 
 
 def pytest_collection_modifyitems(items):
-    """Files with slow tests first: with two workers, the last to end shall be a short one."""
-    slow = {item.path for item in items if "slow" in item.keywords}
-    items.sort(key=lambda item: item.path not in slow)
+    """The browser first, then files with slow tests and notebooks: what ends last is short."""
+    slow = {i.path for i in items if "slow" in i.keywords or i.path.suffix == ".ipynb"}
+    items.sort(key=lambda item: ("browser" not in item.keywords, item.path not in slow))
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """With ``--dist loadscope``: one worker has the browser and its JupyterLab, from first to last.
+
+    A page waits more than it computes, so ``make test`` has a worker more than there are cores.
+    """
+    if config.getvalue("dist") != "loadscope":
+        return None
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Scheduling(LoadScopeScheduling):
+        def _split_scope(self, nodeid):
+            pages = nodeid.startswith("tests/browser/")
+            return "browser" if pages else super()._split_scope(nodeid)
+
+    return Scheduling(config, log)
+
+
+collect_ignore_glob = ["*.ipynb"]  # canaries: some of them have to fail
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 CHROMIUM_NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 

@@ -44,7 +44,7 @@ PATIENCE = 900_000  # milliseconds that a notebook may take on a machine with ot
 OFTEN = 250  # milliseconds between two looks
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def lab(tmp_path_factory):
     """A JupyterLab on a copy of the notebooks, on this machine only, behind a token."""
     home = tmp_path_factory.mktemp("lab")
@@ -99,7 +99,7 @@ def _stop(server):
         server.wait(30)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def browser(chromium):
     """A Chromium that is driven from here; its pages share what they have loaded and compiled."""
     from playwright.sync_api import sync_playwright
@@ -110,7 +110,7 @@ def browser(chromium):
         running.close()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def tab(lab, browser):
     """A tab with JupyterLab, in which one notebook after the other is opened."""
     with _new_tab(lab, browser) as tab:

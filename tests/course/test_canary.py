@@ -25,10 +25,10 @@ CANARY = ROOT / "tests" / "course" / "canary"
 
 
 def nbval(target: Path) -> subprocess.CompletedProcess:
-    """Run the command of the Makefile on another notebook, or on a folder of them."""
+    """Run nbval as the Makefile does on another notebook, or on a folder of them."""
     recipe = (ROOT / "Makefile").read_text().replace("\\\n", " ")
-    line = re.search(r"-m pytest (.*--nbval-lax.*) notebooks\n", recipe).group(1)
-    more = ["-n", "0", "-rA", "-p", "no:cacheprovider"]  # two more processes would do no more here
+    line = re.search(r"^NBVAL := (.*)$", recipe, re.M).group(1)
+    more = ["-q", "-rA", "-p", "no:cacheprovider"]
     return subprocess.run(
         [sys.executable, "-m", "pytest", *shlex.split(line), *more, str(target)],
         cwd=ROOT,

@@ -227,7 +227,11 @@ def smoke_plan(full, bits, init="svd"):
 
 
 def distill(teacher, plan, steps=75):
-    """Train on the cumulative loss over all layers; return the last-layer loss before and after."""
+    """Train on the cumulative loss over all layers; return the last-layer loss before and after.
+
+    The rate falls to a twentieth: where it does not, rounding leads 4 bits anywhere from 2 % below
+    FP32 to 8 % above.
+    """
     torch.manual_seed(1)
     student = tq.calibrate(tq.compress(teacher, plan))
     scales = [p for n, p in student.named_parameters() if n.endswith("scale")]
@@ -248,11 +252,13 @@ def distill(teacher, plan, steps=75):
     generator = torch.Generator().manual_seed(2)
     held_out = torch.randint(100, (64, 8), generator=generator)
     first = [float(x.detach()) for x in losses(held_out)]
+    decay = torch.optim.lr_scheduler.LinearLR(optimizer, 1, 0.05, max(steps, 1))
     for _ in range(steps):
         total, _ = losses(torch.randint(100, (16, 8), generator=generator))
         optimizer.zero_grad()
         total.backward()
         optimizer.step()
+        decay.step()
     return first, [float(x.detach()) for x in losses(held_out)]
 
 
@@ -265,8 +271,8 @@ def test_maximal_ranks_need_no_training():
 def test_distillation_recovers_a_tiny_encoder():
     """Check 9, smaller, and its order; the sheet's 3 % at 8 bits.
 
-    Here 8 bits are within 0.1 % of FP32, 4 bits within 2 %, and 2 bits 6 % above; from one
-    instruction set to another an end moves by 0.6 %.
+    Over three seeds of the data and three instruction sets, 8 bits were within 0.4 % of FP32, 4
+    bits within 2.1 %, 2 bits 7 to 11 % above it, and a random start 22 to 26 %.
     """
     teacher = smoke_teacher()
     start, fp32 = distill(teacher, smoke_plan(False, None))
@@ -275,8 +281,7 @@ def test_distillation_recovers_a_tiny_encoder():
     print(f"start {start[1]:.5f} fp32 {fp32[1]:.5f} {ends} random {random:.5f}")
     assert fp32[1] < 0.35 * start[1]
     assert abs(ends[8] / fp32[1] - 1) < 0.03 and abs(ends[4] / fp32[1] - 1) < 0.06
-    assert max(fp32[1], ends[4]) < ends[2]
-    assert fp32[1] < random
+    assert 1.02 * max(fp32[1], ends[4]) < ends[2] < random
 
 
 def test_losses_see_the_mask():
