@@ -35,7 +35,7 @@ for device in (torch.cuda, torch.xpu, torch.mtia):
     if not device.is_available():  # torch keeps each seed for it, and formats the stack of the call
         device._lazy_call = lambda call, **kwargs: None
 CHECKED = 2  # calls of each function in one test; see ``checked``
-count = 0  # of tests begun
+count, file = 0, None  # of tests begun, and where
 seen = set()  # code of functions within functions that were checked
 
 
@@ -76,10 +76,18 @@ jaxtyping.install_import_hook("tqlearn", "beartype.beartype")  # shape strings, 
 
 
 @pytest.hookimpl(tryfirst=True)
-def pytest_runtest_setup():
-    """Every test begins with all its checks, its fixtures as well."""
-    global count
+def pytest_runtest_setup(item):
+    """Every test begins with all its checks, its fixtures as well.
+
+    With a new file all that is alive is out of the collector's sight: a ``Trainer`` collects
+    whenever it starts, and most of what lives in a process of tests are modules and tests.
+    """
+    global count, file
     count += 1
+    if item.path != file:
+        file = item.path
+        gc.collect()
+        gc.freeze()
 
 
 def pytest_collection_modifyitems(items):

@@ -11,6 +11,8 @@ import inspect
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import repeat
+from operator import is_
 from types import FunctionType, ModuleType
 from typing import Any
 
@@ -56,14 +58,15 @@ class Noted:
     """The attributes of some modules, classes and objects as they are now."""
 
     def __init__(self, *owners: Any):
-        self.names: list[tuple[Any, list[tuple[str, Any]]]] = []
+        self.names: list[tuple[Any, list[str], list[Any]]] = []
         self.codes: list[tuple[FunctionType, Any, Any]] = []
         for owner in owners:
             # of a class the inherited names as well: a new one of its own would hide them
             names = dir(owner) if isinstance(owner, type) else vars(owner)
-            there = [(n, vars(owner).get(n, MISSING)) for n in names if n not in LEFT_ALONE]
-            self.names.append((owner, there))
-            functions = [value for _, value in there if isinstance(value, FunctionType)]
+            names = [n for n in names if n not in LEFT_ALONE]
+            there = [vars(owner).get(n, MISSING) for n in names]
+            self.names.append((owner, names, there))
+            functions = [value for value in there if isinstance(value, FunctionType)]
             functions += [inspect.unwrap(value) for value in functions if hasattr(value, WRAPPED)]
             functions = [value for value in functions if isinstance(value, FunctionType)]
             self.codes += [(f, f.__code__, f.__defaults__) for f in functions]
@@ -71,12 +74,14 @@ class Noted:
     def put_back(self) -> list[tuple[Any, str, Any]]:
         """Undo all changes; return (owner, name, what stood there) for each."""
         undone = []
-        for owner, names in self.names:
-            now = vars(owner).get
-            changed = [(n, value) for n, value in names if now(n, MISSING) is not value]
-            for name, value in changed:
-                undone.append((owner, name, now(name, MISSING)))
-                put(owner, name, value)
+        for owner, names, there in self.names:
+            now = [*map(vars(owner).get, names, repeat(MISSING))]
+            if all(map(is_, now, there)):  # as nearly always: no line of Python for each name
+                continue
+            for name, found, value in zip(names, now, there, strict=True):
+                if found is not value:
+                    undone.append((owner, name, found))
+                    put(owner, name, value)
         for function, code, defaults in self.codes:
             if function.__code__ is not code or function.__defaults__ is not defaults:
                 undone.append((function, "__code__", function.__code__))
