@@ -35,6 +35,7 @@ def matrix(tmp_path_factory):
     return architectures, folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FEW)
 def test_a_few_cells(matrix, name):
     script, folder = matrix
@@ -67,6 +68,7 @@ def deaf(layer):
     return layer
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("edits", "words"),
     [([nothing], "silent skip: .*q_lin.weight"), ([deaf], "no gradient: .*q_lin.*original")],
@@ -81,6 +83,7 @@ def test_the_checks_can_fail(matrix, edits, words, tmp_path):
         script.cell(base, {"*.q_lin": edits}, tmp_path)
 
 
+@pytest.mark.slow
 def test_a_wrong_size_and_a_raw_error_are_seen(matrix, tmp_path, monkeypatch):
     script, _ = matrix
     told = tq.report
@@ -94,6 +97,7 @@ def test_a_wrong_size_and_a_raw_error_are_seen(matrix, tmp_path, monkeypatch):
     assert cells["tied, 4 bits"]["outcome"] == "none"
 
 
+@pytest.mark.slow
 def test_a_difference_after_loading_is_seen(matrix, script):
     _, folder = matrix
     reader, place = script("architectures_read"), folder / "XLNetLMHeadModel" / "4_bits"
@@ -109,6 +113,7 @@ def test_a_difference_after_loading_is_seen(matrix, script):
         (place / "want.pt").write_bytes(before)
 
 
+@pytest.mark.slow
 def test_only_own_words_are_refusals(matrix):
     script, _ = matrix
     for wrong, is_one in (

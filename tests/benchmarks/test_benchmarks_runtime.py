@@ -22,6 +22,7 @@ def ship():
         require(importlib.util.find_spec(name), f"{name} is missing: pip install 'tqlearn[ship]'")
 
 
+@pytest.mark.slow
 def test_the_script(turns, quick, script, monkeypatch, tmp_path, capsys):
     """Processes of their own measure a tiny model; what is there is not measured again."""
     folder, cells = str(tmp_path / "runs"), script("runtime_cells")

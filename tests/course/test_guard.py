@@ -365,6 +365,7 @@ def test_the_reader_can_interrupt():
         signal.signal(signal.SIGINT, before)
 
 
+@pytest.mark.slow
 def test_in_a_kernel():
     """In JupyterLab, nbgrader and nbval an answer runs in a kernel's main thread."""
     first = (

@@ -82,6 +82,7 @@ def student_of(kind):
     return tq.calibrate(tq.compress(cls(config).eval(), plan))
 
 
+@pytest.mark.slow
 def test_a_new_process_gives_bit_equal_logits(tmp_path):
     for kind in FAMILIES:
         student, inputs, folder = student_of(kind), inputs_of(kind), tmp_path / kind

@@ -349,6 +349,7 @@ def test_kdlsq_takes_starts_and_ends_a_hundred_times(tokenizer):
     torch.testing.assert_close(found["task"], gold)
 
 
+@pytest.mark.slow
 def test_the_recipes(tokenizer, tmp_path, monkeypatch):
     """Fine-tune a tiny encoder on questions, then quantize what that gave: both end to end."""
     BertModel(tiny(tokenizer)).save_pretrained(tmp_path / "encoder")

@@ -43,6 +43,7 @@ def tiny(labels="0123456789", **changes):
     return small_wav2vec2(labels, **{"width": 16, "layers": 1, "channels": 8} | changes)
 
 
+@pytest.mark.slow
 def test_tones_come_as_arrays(corpus, capsys):
     assert {name: len(split) for name, split in corpus.items()} == tones.SIZES
     row = corpus["train"][0]

@@ -153,6 +153,7 @@ def test_beams_do_not_mix_rows_and_one_beam_is_greedy():
     assert found == [w for w in greedy if w not in (0, 2)]
 
 
+@pytest.mark.slow
 def test_learns_to_copy():
     torch.manual_seed(0)
     ours = Transformer(**SMALL | {"dropout": 0.0, "width": 32, "ffn": 64, "layers": 1})

@@ -255,6 +255,7 @@ def test_behaviour_and_filling():
     assert after < 0.8 * before, "one seed may be near its best already"
 
 
+@pytest.mark.slow
 def test_the_command(tmp_path, few_rows):
     """A few steps of every phase; the smaller model comes back from its folder."""
     command = ["--output_dir", str(tmp_path), "--max_steps", "12", "--score_learning_rate", "1"]

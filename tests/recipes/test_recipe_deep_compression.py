@@ -284,6 +284,7 @@ def test_the_grid_without_a_zero_has_no_sparse_format(tmp_path, few_rows):
         assert weight[~mask].all() and len(weight.unique()) <= 16
 
 
+@pytest.mark.slow
 def test_the_command(tmp_path, few_rows):
     """The embedded default, a few steps per phase: packed, sparse, and loaded again."""
     command = ["--max_steps", "6", "--eval_strategy", "no", "--load_best_model_at_end", "False"]

@@ -214,6 +214,7 @@ def test_tiny_end_to_end():
     assert all(needed[init] < needed["max"] for init in ("truncation", "kl", "mse"))
 
 
+@pytest.mark.slow
 def test_the_command(tmp_path, few_rows):
     """The embedded default, a few steps: trained, packed, and loaded again."""
     command = ["--output_dir", str(tmp_path), "--use_cpu", "True", "--disable_tqdm", "True"]

@@ -205,6 +205,7 @@ def test_an_encoder_of_another_setting_is_refused():
     assert torch.equal(student.bert.state_dict()[pooler], teacher.bert.state_dict()[pooler])
 
 
+@pytest.mark.slow
 def test_both_stages_by_one_command(tmp_path, few_rows):
     """The embedded default, a few steps: stage 1, stage 2, a packed student that loads again."""
     options = ["--general_steps", "6", "--max_steps", "6", "--use_cpu", "True"]

@@ -173,6 +173,7 @@ def test_one_head_and_one_dimension_stay():
     assert (logits(small, batch) - logits(model, batch)).abs().max() <= 1e-5
 
 
+@pytest.mark.slow
 def test_the_headline_model():
     """Check 8: 22,248,960 of 84,934,656 = 0.26195, 3.82 times fewer, counted and built."""
     weights, whole = (
