@@ -2,7 +2,7 @@
 
     python benchmarks/pareto_pilot.py
 
-A few arms of flights at the middle size, with one seed and one rate, for 150 to 1,200 steps, from
+A few arms of flights at the middle size, with one seed and one rate, for 100 to 800 steps, from
 the training sentences alone and with copies that have other values. All scores are of the held-out
 part of the training sentences; the test split is not read. ``--quick`` is two arms, 2 and 4 steps.
 """
@@ -16,7 +16,7 @@ from pareto_arms import Arm
 from pareto_lessons import Lessons
 
 ARMS = [Arm("dense", 3), Arm("low rank", 4), Arm("narrow", 4)]
-STEPS, COPIES, RATES = (150, 300, 600, 1200), (4, 0), (1e-3,)
+STEPS, COPIES, RATES = (100, 200, 400, 800), (4, 0), (1e-3,)
 
 
 def main() -> None:

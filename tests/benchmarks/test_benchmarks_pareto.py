@@ -248,6 +248,19 @@ def test_what_is_learned_held_out_and_reported_is_apart(script, few_rows):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("task", ["atis", "sst2"])
+def test_other_tasks_run_by_the_same_code(quick, task, tiny_minilm, data_folder, tmp_path):
+    record = quick("pareto", task, "--work", str(tmp_path / "work"))
+    assert record["name"] == f"pareto_{task}" and record["sentences"] == 32
+    score = {"atis": "slot_f1", "sst2": "accuracy"}[task]
+    there = [
+        cell for cells in record["cells"].values() for cell in cells.values() if "form" in cell
+    ]
+    assert len(record["runs"]) == 3 * len(there) > 0
+    assert all(score in run["test"] and run["counts"] for run in record["runs"])
+
+
+@pytest.mark.slow
 def test_a_table_of_other_rules_is_refused(table):
     _, go_on = table
     go_on("--minutes", "0")
