@@ -4,7 +4,7 @@ Every arm treats the word table and the square and FFN matrices (encoder, pooler
 front of the heads); positions, token types and the classifiers have 8 bits in all of them, biases
 and norms stay in floats. A size is that of the whole file. An arm has one dial, so that it can fill
 a size; where several forms fill it (modes, orders), the one whose start is nearest to the
-teacher's weights is taken, before any training.
+teacher's weights is taken, before any training; of narrow ones the largest.
 
 - dense: the teacher itself, at 2, 3, 4 or 8 bits
 - low rank: a pair of thin matrices for each, the table too
@@ -36,12 +36,15 @@ from tqlearn.surgery import sketch
 
 FLOATS = 32
 REST = 8  # bits of what no arm is about
-FILLED = 0.92  # of a size: a file below that is no model of that size
+FILLED = 0.9  # of a size: a file below that is no model of that size
 SAVES = 1.1  # a form has so many times fewer numbers than the dense model, or it is that one
 RATIOS = [SAVES * 1.02**k for k in range(266)][::-1]  # small files first
 SMALL = ((1, 2), (2, 2), (4, 4), (8, 8))  # right factors of Kronecker products
 COLUMNS = (4, 16, 64)  # of the table's
+TIMES = (1, 1.5, 2)  # FFN dimensions of a narrow student, in units of the teacher's share
 ORDERS = ((2, 2), (2, 3), (3, 2), (3, 3))  # modes a side of matrices, and of the table
+
+FACTORED = ("low rank", "tensor train", "Kronecker")
 
 Built = tuple[nn.Module, dict]
 
@@ -136,8 +139,8 @@ class Shop:
                 fitting.append((form, found))
         if not fitting:
             return {"reason": _reason(arm, limit, seen)}
-        if len(fitting) == 1:
-            return fitting[0][1]
+        if arm.structure not in FACTORED:
+            return max((found for _, found in fitting), key=lambda found: found["file"])
         for form, found in fitting:
             found["distance"] = round(self._distance(form, found["dial"]), 4)
         return min((found for _, found in fitting), key=lambda found: found["distance"])
@@ -174,13 +177,14 @@ class Shop:
             whole = plan_of(self.teacher, lambda name, layer: edits, bits)
             yield Form(arm.structure, [0], lambda _: (self.teacher, whole))
         elif arm.structure in ("narrow", "shallow"):
-            dial = pareto_narrow.dial(self.teacher.config, arm.structure)
 
             def small(size: tuple[int, int]) -> Built:
                 base = pareto_narrow.student(self.teacher, *size, arm.structure)
                 return base, plan_of(base, lambda name, layer: [], bits)
 
-            yield Form(arm.structure, dial, small)
+            for times in TIMES:
+                dial = pareto_narrow.dial(self.teacher.config, arm.structure, times)
+                yield Form(f"FFN {times} times as wide for its width", dial, small)
         elif arm.structure == "pruned":
 
             def pruned(kept: int) -> Built:

@@ -16,21 +16,24 @@ FINE = 8  # of FFN dimensions
 SAVES = 1.1  # as many times narrower than the teacher, or it is no narrow student
 
 
-def dial(config: PretrainedConfig, structure: str) -> list[tuple[int, int]]:
-    """Return (width, FFN dimensions) from small to large; a FFN has about its share of the width.
+def dial(config: PretrainedConfig, structure: str, times: float) -> list[tuple[int, int]]:
+    """Return (width, FFN dimensions) from small to large.
 
-    The last one of "shallow" is as wide as the teacher.
+    Args:
+        times: FFN dimensions of a width, in units of the teacher's share; a little more than that
+            fills the way to the next width. The last one of "shallow" is the teacher's.
 
     >>> small = PretrainedConfig(hidden_size=16, intermediate_size=64, num_attention_heads=4)
-    >>> dial(small, "narrow")
+    >>> dial(small, "narrow", 1)
     [(4, 16), (4, 24), (8, 32), (8, 40), (12, 48), (12, 56)]
     """
     width, heads, ffn = config.hidden_size, config.num_attention_heads, config.intermediate_size
-    step, times = heads, ffn // width
+    step, share = heads, times * ffn / width
     found = []
     for w in range(step, int(width / SAVES) + 1, step):
-        found += [(w, f) for f in range(times * w, times * (w + step), FINE)]
-    return found + ([(width, ffn)] if structure == "shallow" else [])
+        most = min(round(share * (w + step)), ffn + 1)  # a teacher has no more to give
+        found += [(w, f) for f in range(round(share * w), most, FINE)]
+    return found + ([(width, ffn)] if structure == "shallow" and times == 1 else [])
 
 
 def student(teacher: nn.Module, width: int, ffn: int, structure: str) -> nn.Module:
