@@ -108,6 +108,8 @@ def test_random_table_has_unit_standard_deviation():
         ((2, 3, 4), (3, 3, 4), (1, 3, 4, 1)),
         ((2, 2, 2, 3), (3, 2, 3, 2), 4),
         ((24,), (36,), 1),
+        ((24, 1), (1, 36), 5),  # a low-rank pair
+        ((24, 1), (9, 4), 5),
     ],
 )
 def test_look_up_is_a_row_of_the_table(rows, cols, ranks):

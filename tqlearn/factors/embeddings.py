@@ -130,7 +130,8 @@ class TTMEmbedding(Table):
             rows = left[0, flat, :, 0].reshape(*ids.shape, self.embedding_dim)
             return looked_up(rows, ids, self.padding_idx)
         a = left[0].index_select(0, flat.div(right.shape[1], rounding_mode="floor"))
-        b = right[..., 0].transpose(0, 1).index_select(0, flat % right.shape[1])
+        b = right[..., 0].transpose(0, 1)  # (rows, r, cols); a low-rank pair has one row for all
+        b = b[0] if len(b) == 1 else b.index_select(0, flat % right.shape[1])
         rows = (a @ b).reshape(*ids.shape, self.embedding_dim)  # (t, e1.., r) (t, r, ..ed)
         rows = rows.to(cores[0].dtype)  # autocast leaves a look-up its type
         return looked_up(rows, ids, self.padding_idx)
