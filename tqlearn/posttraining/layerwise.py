@@ -41,8 +41,8 @@ class Moments:
 
     def error(self, moved: Tensor) -> float:
         """Return the mean squared length of x D^T for a change D (out, in) of the weight."""
-        moved = moved.double()
-        return float(((moved @ self.square) * moved).sum())
+        moved = widened(moved)  # float64 where the weight is
+        return float(((moved @ self.square.to(moved)) * moved).sum(dtype=torch.float64))
 
 
 def walk(

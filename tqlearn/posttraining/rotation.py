@@ -33,7 +33,8 @@ def rotate(
 ) -> nn.Module:
     """Return a model in rotated coordinates, whose numbers have fewer outliers; equal outputs.
 
-    Compress what this returns. Its ``inputs_embeds`` and hidden states are turned, too.
+    Compress what this returns, and ``compensate``: channels that a small gain has damped are spread
+    now, and rounding to nearest alone may lose more. ``inputs_embeds`` and hidden states turn, too.
 
     Args:
         model: in floats, of a family in ``sparsity.ANATOMIES``; unchanged.

@@ -129,9 +129,9 @@ def _largest(model: nn.Module, names: Sequence[str], batches: list) -> dict[str,
 def awq(model: nn.Module, batches: Iterable, plan: Mapping[str, Sequence]) -> nn.Module:
     """Return a model whose weights lose less when a plan rounds them (AWQ); equal outputs.
 
-    For each place in ``folds``, in order, with the inputs that the layers before give when
-    they are scaled and rounded. A scale is taken by the error of what reads it: queries, keys and
-    values together. AWQ's paper judges by the outputs of the whole attention.
+    For each place in ``folds``, in order, with the inputs that the layers before give when they are
+    scaled and rounded. A scale is taken by the error of what reads it: queries, keys and values
+    together. AWQ's paper judges by the outputs of the whole attention.
 
     Args:
         model: in floats, of a family in ``sparsity.ANATOMIES``; unchanged.
@@ -188,7 +188,7 @@ def _best(student: nn.Module, fold: Fold, moments: Moments) -> Tensor:
     def error(scale: Tensor) -> float:
         columns = scale[fold.channel.to(scale.device)]
         return sum(
-            moments.error(matrix(reader) - _rounded(reader, columns) / columns)
+            moments.error(matrix(reader) - _rounded(reader, columns) / columns.to(matrix(reader)))
             for reader in readers
             if chain_of(reader)
         )
