@@ -15,7 +15,7 @@ PLANS = {
     "bert": {"*.encoder.*": [tq.LSQ(3, per="channel")]},
     "albert": {"*albert_layers.*": [tq.LSQ(3)]},
     "llama": {"*.layers.*": [tq.LSQ(3, per=16)]},
-    "t5": {"*relative*": [], "*.block.*": [tq.LSQ(3, per="channel")]},
+    "t5": {"*relative*": [], "*.block.1.*": [tq.LSQ(3, per="channel")]},
 }
 
 
@@ -110,7 +110,7 @@ class Alive(TorchDispatchMode):
 
 def test_memory_is_that_of_one_block_however_deep_the_model():
     peaks = []
-    for depth in (2, 5):
+    for depth in (1, 3):
         model = made("llama", num_hidden_layers=depth)
         given = batches(model, 16)
         with Alive(model) as alive:
@@ -119,7 +119,7 @@ def test_memory_is_that_of_one_block_however_deep_the_model():
         peaks.append(alive.peak)
     outputs = 16 * 3 * 9 * 32 * 4  # of one block, all batches
     hessian = 48 * 48 * 8
-    assert outputs < peaks[0] < 3 * outputs + 12 * hessian
+    assert outputs < peaks[0] < 2 * outputs + 6 * hessian, peaks
     assert peaks[1] < peaks[0] + outputs / 2
 
 

@@ -68,15 +68,15 @@ def test_bits_go_where_the_outputs_lose_most():
 def test_a_plan_of_a_decoder_fits_its_budget():
     model = made("llama")
     given, found = batches(model), []
-    choices = {"*.layers.*": [[tq.LSQ(bits, init="mse", per=16)] for bits in (2, 3, 4, 8)]}
-    for budget in (9_000, 12_000, 10**6):
+    choices = {"*.layers.*": [[tq.LSQ(bits, init="mse", per=16)] for bits in (2, 3, 8)]}
+    for budget in (9_000, 10**6):
         plan = mixed_precision(model, given, choices, budget)
         student = tq.calibrate(tq.compress(model, plan))
         rows = [row["bytes"] for row in tq.report(student).rows if "_proj" in row["name"]]
         assert len(rows) == 14 and (sum(rows) > 0.97 * budget or budget == 10**6)
         assert sum(rows) <= budget
         found.append([edits[0].bits for edits in plan.values()])
-    assert found[2] == [8] * 14 and sum(found[0]) < sum(found[1])
+    assert found[1] == [8] * 14 and 2 in found[0] and 3 in found[0]
 
 
 def test_losses_are_those_of_the_outputs():

@@ -115,11 +115,17 @@ def test_rotated_rounded_compensated_saved_loaded_and_written_with(tied, tmp_pat
     again = type(model).from_pretrained(tmp_path / "floats")
     given = batches(model)
     assert torch.equal(logits(again, given[0]), logits(turned, given[0]))
-    plan = {"*.layers.*": [tq.LSQ(4, init="mse", per=16)], "*embed_tokens": [tq.LSQ(4, per=16)]}
+    plan = {
+        "*.up_proj": [tq.TwoFour(), tq.LSQ(4, init="mse", per=16)],  # GPTQ and SparseGPT in one
+        "*.layers.*": [tq.LSQ(4, init="mse", per=16)],
+        "*embed_tokens": [tq.LSQ(4, per=16)],
+    }
     student = tq.calibrate(tq.compress(turned, plan))
     with pytest.warns(UserWarning, match="1 weights stay rounded to nearest"):
         found = tq.compensate(student, given)
     assert len(found) == 14 and sum(after < before for before, after in found.values()) >= 12
+    groups = student.model.layers[0].mlp.up_proj.weight.reshape(-1, 4)
+    assert bool(((groups == 0).sum(1) >= 2).all())
     packed = tq.pack(student)
     packed.save_pretrained(tmp_path / "packed")
     loaded = type(model).from_pretrained(tmp_path / "packed")

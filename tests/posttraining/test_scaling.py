@@ -76,9 +76,9 @@ def test_smooth_meets_in_the_middle(name):
     torch.testing.assert_close(*largest)
 
 
-def loud_llama():
+def loud_llama(**more):
     """Ten times the gain in a few channels of each norm: outliers, as trained decoders have."""
-    model = made("llama")
+    model = made("llama", **more)
     for layer in model.model.layers:
         for norm in (layer.input_layernorm, layer.post_attention_layernorm):
             norm.weight.data[:3] *= 10
@@ -98,7 +98,7 @@ def test_smoothed_inputs_lose_less():
 
 @pytest.mark.parametrize("per", ["channel", 16])
 def test_awq_loses_less_and_packs_bit_equal(per, tmp_path):
-    model = loud_llama()
+    model = loud_llama(num_hidden_layers=1)
     given, plan = batches(model, 4), {"*.layers.*": [tq.LSQ(bits=4, init="mse", per=per)]}
     state = {key: t.clone() for key, t in model.state_dict().items()}
     scaled = awq(model, given, plan)
