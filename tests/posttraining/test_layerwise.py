@@ -110,14 +110,14 @@ class Alive(TorchDispatchMode):
 
 def test_memory_is_that_of_one_block_however_deep_the_model():
     peaks = []
-    for depth in (1, 3):
+    for depth in (2, 4):
         model = made("llama", num_hidden_layers=depth)
-        given = batches(model, 16)
+        given = batches(model, 12)
         with Alive(model) as alive:
             for _ in walk(model, linears(model), given):
                 pass
         peaks.append(alive.peak)
-    outputs = 16 * 3 * 9 * 32 * 4  # of one block, all batches
+    outputs = 12 * 3 * 9 * 32 * 4  # of one block, all batches
     hessian = 48 * 48 * 8
     assert outputs < peaks[0] < 2 * outputs + 6 * hessian, peaks
     assert peaks[1] < peaks[0] + outputs / 2
