@@ -25,8 +25,8 @@ NEEDS = re.compile(r"(tqlearn[\w.]*) needs (\w+), which is not installed: "
                    r"pip install 'tqlearn\[(hf|lab|ship|sweep)\]'")  # fmt: skip
 CORE_ROOMS = {  # all that torch is enough for
     *("arguments", "averages", "computed", "data", "deferred", "distill", "extras", "factors"),
-    *("guarded", "kinds", "models", "precision", "quantizers", "registry", "shapes", "sparsity"),
-    *("spaces", "stages", "steps", "storage", "surgery", "writing"),
+    *("guarded", "kinds", "models", "posttraining", "precision", "quantizers", "registry"),
+    *("shapes", "sparsity", "spaces", "stages", "steps", "storage", "surgery", "writing"),
 }
 WALK = """
 import importlib, io, json, pkgutil, runpy, sys

@@ -37,6 +37,7 @@ ROWS = [  # DESIGN: who may import whom; a room imports only what stands in rows
     {"factors", "quantizers", "sparsity", "distill", "data"},
     {"storage", "models"},
     {"surgery"},
+    {"posttraining"},
     {"hf", "export"},
     {"teachers"},
     {"recipes", "sweep"},

@@ -14,6 +14,7 @@ from . import (  # noqa: F401  (the rooms, for ``tq.factors`` and so on)
     extras,
     factors,
     models,
+    posttraining,
     quantizers,
     registry,
     shapes,
@@ -24,13 +25,14 @@ from . import (  # noqa: F401  (the rooms, for ``tq.factors`` and so on)
 )
 from .export import export  # the verb, in front of its room: tqlearn.export.grids is there, too
 from .factors import TT, TTM, Kronecker, LowRank
+from .posttraining import compensate
 from .quantizers import calibrate
 from .quantizers.edits import LSQ, PACT, SAWB, Inputs, LearnedClip, LSQPlus, Ternary, Uniform
 from .quantizers.minmax import MinMax
 from .registry import register
 from .sparsity import BlockPrune, TwoFour, block_plan
 from .storage import describe, load, rebuild, report, save
-from .surgery import bake, compact, compensate, compress, fill, pack, preview, survey, unpack
+from .surgery import bake, compact, compress, fill, pack, preview, survey, unpack
 
 
 def _meet_transformers(model: object) -> None:

@@ -10,7 +10,7 @@ from . import lessons, rooms, tables, terms
 from .links import Links
 
 MAP = ("| | lesson | minutes to read | CPU-seconds to run |", "|---|---|---|---|")
-BY_HAND = "methods names export sweep workbench architectures add_your_architecture"
+BY_HAND = "methods names export post_training sweep workbench architectures add_your_architecture"
 PAGES = {  # what is written by hand in docs/ and leads to each other -> where it stands
     **{f"{name}.md": f"{name}.md" for name in BY_HAND.split()},
     "results.md": "results/index.md",
@@ -124,7 +124,7 @@ class Stage:
             self.write(f"results/{name}.md", text.replace(f"({file})", f"({carried})"), own)
         table = self.links.rewrite(tables.recipes(self.root), own)
         rows = "\n".join(f"* {{doc}}`/results/{name}`" for name in pages)
-        below = dict.fromkeys(("names", "export", "sweep", "workbench"), "")
+        below = dict.fromkeys(("names", "export", "post_training", "sweep", "workbench"), "")
         below["results"] = f"\n{rows}\n\n{tree(list(pages))}"
         below["methods"] = "\n\n" + tree(["workbench", "add_your_architecture"])
         for name, rest in below.items():
@@ -158,6 +158,7 @@ class Stage:
                 "Today's names <names>",
                 "Which model <architectures>",
                 "Other engines <export>",
+                "Without training <post_training>",
                 "Search for a plan <sweep>",
                 "results/index",
                 "api/index",

@@ -4,13 +4,11 @@
 - ``verbs``: compress, pack, unpack, bake
 - ``cuts``: what goes of a layer, and the slicing
 - ``compaction``: survey, compact: what masks emptied goes
-- ``compensation``: compensate: GPTQ and SparseGPT, layer by layer, without training
 - ``refill``: fill: zeros become numbers that can learn again
 - ``sketch``: what compress would build, without the numbers
 """
 
 from .compaction import Survey, compact, survey
-from .compensation import compensate, sweep
 from .cuts import Cut
 from .plan import Preview, match, preview
 from .refill import fill
@@ -23,7 +21,6 @@ __all__ = [
     "Survey",
     "bake",
     "compact",
-    "compensate",
     "compress",
     "fill",
     "match",
@@ -32,6 +29,5 @@ __all__ = [
     "skeleton_of",
     "sketch",
     "survey",
-    "sweep",
     "unpack",
 ]

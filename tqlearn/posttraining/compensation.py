@@ -17,11 +17,11 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ..arguments import require, require_model
-from ..precision import widened
-from ..quantizers.calibration import checked_batches, real, run_hooked
+from ..quantizers.calibration import checked_batches
 from ..quantizers.grid import Quantizer, require_calibrated
 from ..sparsity.nm import NMMask, nm_mask
 from ..stages import chain_of
+from .layerwise import Moments, walk
 
 BLOCK = 128  # columns between two updates of all that are left
 
@@ -100,8 +100,8 @@ def compensate(
 
     Args:
         model: a student after ``calibrate``; its weights move, so start from trained ones.
-        batches: what the model is called with, as for ``calibrate``; read once for every layer, so
-            no generator. Hundreds of sentences, none of them from what will be judged.
+        batches: what the model is called with, as for ``calibrate``; held together with what one
+            block makes of them. Hundreds of sentences, none of them from what will be judged.
         damping, by_size: see ``sweep``; layers under a mask keep their order.
 
     Returns:
@@ -137,10 +137,9 @@ def compensate(
             stacklevel=2,
         )
     found = {}
-    for names in _in_order(model, layers, batches[:1]):
-        hessian = _hessian(model, layers[names[0]], batches)
+    for names, moments in walk(model, layers, batches):
         for name in names:
-            found[name] = _compensate(layers[name], hessian, damping, by_size)
+            found[name] = _compensate(layers[name], moments, damping, by_size)
     return found
 
 
@@ -163,7 +162,7 @@ def _targets(model: nn.Module) -> tuple[dict[str, nn.Linear], list[str]]:
 
 @torch.no_grad()
 def _compensate(
-    layer: nn.Linear, hessian: Tensor, damping: float, by_size: bool
+    layer: nn.Linear, moments: Moments, damping: float, by_size: bool
 ) -> tuple[float, float]:
     stages, original = chain_of(layer), layer.parametrizations.weight.original
     masks = [stage for stage in stages if isinstance(stage, NMMask)]
@@ -172,17 +171,12 @@ def _compensate(
     rounded = _by_column(grids[0], weight.shape) if grids else lambda column, k: column
     pattern = masks[0].pattern if masks else None
     order = by_size and not masks  # the groups of a mask are neighbors
-    new = sweep(weight, hessian, rounded, pattern=pattern, damping=damping, by_size=order)
+    new = sweep(weight, moments.square, rounded, pattern=pattern, damping=damping, by_size=order)
     if masks and masks[0].mask is not None:
         masks[0].mask = nm_mask(new.abs(), pattern, pad=masks[0].pad)
     original.copy_(new)
-    whole = _error(weight, hessian)
-    return tuple(_error(weight - now.detach(), hessian) / whole for now in (before, layer.weight))
-
-
-def _error(moved: Tensor, hessian: Tensor) -> float:
-    moved = moved.double()
-    return float(((moved @ hessian) * moved).sum())
+    whole = moments.error(weight) or 1.0  # inputs that are all zero: no error, and no size
+    return tuple(moments.error(weight - now.detach()) / whole for now in (before, layer.weight))
 
 
 def _by_column(q: Quantizer, shape: torch.Size) -> Callable[[Tensor, int], Tensor]:
@@ -198,47 +192,9 @@ def _by_column(q: Quantizer, shape: torch.Size) -> Callable[[Tensor, int], Tenso
             view = copy.deepcopy(q)
             view.groups = rows
             for tensor in (*view.parameters(), *view.buffers()):
-                if len(tensor) == q.groups:
+                if tensor.dim() and len(tensor) == q.groups:
                     tensor.data = tensor.data.reshape(rows, each)[:, place, None].clone()
             views[place] = view
         return views[place](column)
 
     return rounded
-
-
-def _in_order(model: nn.Module, layers: dict[str, nn.Linear], batches: list) -> list[list[str]]:
-    """Names of the layers in the order of their calls; those that share an input come together."""
-    names, calls = {layer: name for name, layer in layers.items()}, []
-    look = dict.fromkeys(names, lambda layer, x: calls.append((names[layer], x[0])))
-    run_hooked(model, batches, look, [])
-    groups: list[tuple[Tensor | None, list[str]]] = []
-    for name, x in calls:
-        if any(name in group for _, group in groups):
-            continue  # called again, as ALBERT's layers are
-        if not groups or x is not groups[-1][0]:
-            groups.append((x, []))
-        groups[-1][1].append(name)
-    if missing := set(layers) - {name for name, _ in calls}:
-        raise ValueError(
-            f"no batch reached {len(missing)} layers, the first is {min(missing)!r}; leave them "
-            "out of the plan, or give batches that use them"
-        )
-    return [group for _, group in groups]
-
-
-def _hessian(model: nn.Module, layer: nn.Linear, batches: list) -> Tensor:
-    """The mean of x^T x over all inputs of a layer at real positions, in float64."""
-    seen, masks = 0, []
-    mean = torch.zeros(
-        layer.in_features, layer.in_features, dtype=torch.float64, device=layer.weight.device
-    )
-
-    def look(_: nn.Module, inputs: tuple) -> None:
-        nonlocal seen
-        x = widened(real(inputs[0], masks).flatten(0, -2))
-        seen += len(x)
-        if len(x):
-            mean.add_(((x.T @ x).double() / len(x) - mean), alpha=len(x) / seen)
-
-    run_hooked(model, batches, {layer: look}, masks)
-    return mean
