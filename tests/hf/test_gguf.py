@@ -2,6 +2,7 @@
 
 import hashlib
 
+import gguf
 import pytest
 import torch
 from tiny_llamas import MERGES, TOKENS, file_tensors, in_pairs, tiny_llama, write_gguf
@@ -14,7 +15,6 @@ from tqlearn.hf import evaluate_language, read_gguf
 from tqlearn.hf import smollm2 as smollm2_module
 from tqlearn.hf.gguf import in_halves
 
-gguf = pytest.importorskip("gguf")
 IDS = torch.tensor([[5, 60, 7, 200, 31, 2]])
 LAYERS = "*.layers.*"
 
@@ -233,3 +233,6 @@ def test_smollm2_from_the_package(smollm2, capsys):
     for weight in matrices(model.model.layers[0]):
         assert lost(tq.LSQPlus(bits=4, init="max", per=32), weight) < 1e-6
         assert lost(tq.LSQ(bits=4, per=32), weight) > 0.02
+    table = model.model.embed_tokens.weight.detach()[:512]
+    assert lost(tq.LSQ(bits=8, init="max", per=32), table) < 1e-6
+    assert lost(tq.LSQ(bits=8, init="max", per=64), table) > 1e-3

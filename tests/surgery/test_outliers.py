@@ -10,8 +10,8 @@ from tqlearn.surgery.outliers import BLOCKS, sample
 EDITS = [tq.LSQ, tq.LSQPlus, tq.SAWB, tq.Uniform, tq.LearnedClip]
 
 
-def net(outlier=None, width=256, column=17, rows=64):
-    """64 rows are as many blocks as are looked at."""
+def net(outlier=None, width=256, column=17, rows=128):
+    """128 rows are as many blocks as are looked at."""
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(width, rows), nn.ReLU(), nn.Linear(rows, 8))
     if outlier:
@@ -45,7 +45,7 @@ def test_a_planted_outlier_is_told_with_the_errors_that_compress_makes(edit, bit
 
 def test_a_large_weight_is_judged_by_a_sample():
     """A third of its blocks, so the numbers are near to those of all."""
-    model = net(outlier=30, rows=192)
+    model = net(outlier=30, rows=384)
     with pytest.warns(UserWarning, match="loses"):
         found = tq.preview(model, {"0": [tq.LSQ(bits=4)]}).coarse["0.weight"]
     assert found.one == pytest.approx(error(model, tq.LSQ(bits=4)), rel=0.1)
@@ -95,9 +95,9 @@ def test_odd_zero_and_absent_weights_are_passed_by():
 
 def test_one_number_ruins_a_grid_that_holds_all():
     """Uniform's ends are the smallest and the largest of all, in the sample or not; LSQ's not."""
-    model = net(rows=192)
+    model = net(rows=384)
     weight = model[0].weight.data.flatten()
-    looked_at = sample(torch.arange(float(len(weight))).reshape(192, 256), 64)
+    looked_at = sample(torch.arange(float(len(weight))).reshape(384, 256), 64)
     weight[min(set(range(len(weight))) - set(looked_at.int().flatten().tolist()))] = 1.0
     assert tq.preview(model, {"0": [tq.LSQ(bits=4, init="mse")]}).coarse == {}
     with pytest.warns(UserWarning, match=r"0\.weight: one scale at 4 bits loses"):

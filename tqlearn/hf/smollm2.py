@@ -5,7 +5,8 @@ between their smallest and largest value; the table of words, which is the outpu
 bits. "Float" here is what those blocks hold, not what was trained. For comparisons that means:
 
 - At 4 bits on its own blocks nothing is lost: ``LSQPlus(bits=4, init="max", per=32)`` gives every
-  matrix back, up to the last rounding of float32. A row measured there says nothing of a method.
+  matrix back, up to the last rounding of float32, and so does ``LSQ(bits=8, init="max", per=32)``
+  the table. A row measured there says nothing of a method.
 - A grid with zero in its middle, such as ``LSQ``'s, is another one and does lose; but all grids
   near to the blocks find them easier than weights that were never rounded.
 - So judge methods at other groups, and at 3 and 2 bits.

@@ -18,7 +18,7 @@ from ..quantizers.grid import Quantizer
 from ..quantizers.rounding import integer_range
 
 BITS = 4  # a grid of more steps has room for outliers
-BLOCKS = 256  # of a weight that are looked at
+BLOCKS = 512  # of a weight that are looked at
 GOLDEN = 0.6180339887498949  # steps of this share fall evenly, and in no rhythm with rows
 PEAK, TAILS = 10, 4  # largest over standard deviation, fourth moment (3 of a normal distribution)
 BEST, OWN = 1.5, 2.5  # times the error of groups that are worth a word, see ``coarse``
