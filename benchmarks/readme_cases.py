@@ -204,7 +204,8 @@ CASES = (
         'tq.export(student, "runs/plain", target="compressed-tensors")',
         "",
         "Decoders compress, save and load like all others: [which models](architectures.md). Their "
-        "layers are mostly called `layers`; in GPT-2 it is `*.h.*`.",
+        "layers are mostly called `layers`; in GPT-2 it is `*.h.*`. How to get one and to measure "
+        "it: [language models](language_models.md).",
     ),
     Case(
         "Translation",

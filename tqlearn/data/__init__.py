@@ -16,14 +16,15 @@ from ..arguments import require
 from . import ferry, flights, hub, local, pictures, tones
 
 WAYS = (
-    'three ways to data: "flights", "flight_intents", "digits", "tones" and "ferry" need nothing; '
-    'source="local" reads the folder named by folder= or $TQLEARN_DATA; source="hub" '
-    "downloads (needs a network and the datasets package)"
+    'three ways to data: "flights", "flight_intents", "flight_text", "digits", "tones" and "ferry" '
+    'need nothing; source="local" reads the folder named by folder= or $TQLEARN_DATA; '
+    'source="hub" downloads (needs a network and the datasets package)'
 )
 SOURCES = ("embedded", "local", "hub")
 EMBEDDED = {  # name -> (rows, where they come from)
     "flights": (lambda: flights.generate(), f"grammar, seed {flights.SEED}"),
     "flight_intents": (lambda: flights.sentences(), f"grammar, seed {flights.SEED}"),
+    "flight_text": (lambda: flights.text(), f"grammar, seed {flights.SEED}"),
     "digits": (lambda: pictures.digits(), f"scikit-learn's digits, split by seed {pictures.SEED}"),
     "tones": (lambda: tones.generate(), f"synthesised, seed {tones.SEED}"),
     "ferry": (lambda: ferry.generate(), f"grammar of an invented language, seed {ferry.SEED}"),
@@ -34,11 +35,13 @@ def load(name, source=None, folder=None, revision=None):
     """Load a data set as a ``datasets.DatasetDict``, and print one line on where it came from.
 
     Args:
-        name: "flights" (intents and slots), "flight_intents" (its sentences, to classify), "digits"
-            (8 x 8 handwritten digits) and "tones" (synthesised words of two or three sounds, no
-            speech) are embedded; "atis", "snips", "sst2", "sst2_phrases"
-            (GLUE's SST-2) come from a folder, and there too "imdb", "imdb_counterfactual" and
-            "uci" (sentiment, to test on) and "text" (unlabelled English); also "squad" (v1.1, 3547
+        name: "flights" (intents and slots), "flight_intents" (its sentences, to classify),
+            "flight_text" (its sentences alone), "digits" (8 x 8 handwritten digits) and "tones"
+            (synthesised words of two or three sounds, no speech) are embedded; "atis", "snips",
+            "sst2", "sst2_phrases" (GLUE's SST-2) come from a folder, and there too "imdb",
+            "imdb_counterfactual" and "uci" (sentiment, to test on), "text" (unlabelled English) and
+            "squad_paragraphs" (from Wikipedia, each once and in their order, so that a language
+            model can be measured on them); also "squad" (v1.1, 3547
             training questions and the whole dev set), "tydiqa" (English gold passages, train only)
             and "squad_tydiqa" (both to train on, SQuAD to validate), "cifar10" (12,000 pictures of
             it, JPEG) and "fsdd" (spoken digits); "sst2_phrases" and "atis" from the hub. To

@@ -55,6 +55,14 @@ def sentences(sizes=None, seed=SEED):
     }
 
 
+def text(sizes=None, seed=SEED):
+    """The same sentences alone: splits of a column ``text`` (str)."""
+    return {
+        split: {"text": [" ".join(tokens) for tokens in rows["tokens"]]}
+        for split, rows in generate(sizes, seed).items()
+    }
+
+
 class Chance:
     """Draws built on ``random()`` alone, the one generator Python promises never to change.
 

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+from contextlib import contextmanager
 from pathlib import Path
 
 from . import pictures, recordings
@@ -22,6 +23,9 @@ QUESTIONS = {  # TyDiQA's dev file has questions only: its answers are empty
     "squad": {"train": [SQUAD], "validation": [SQUAD_DEV]},
     "tydiqa": {"train": [TYDIQA]},
     "squad_tydiqa": {"train": [SQUAD, TYDIQA], "validation": [SQUAD_DEV]},
+}
+PARAGRAPHS = {  # SQuAD's paragraphs are from Wikipedia; no paragraph is in both files
+    "squad_paragraphs": {"train": SQUAD, "validation": SQUAD_DEV},
 }
 TRANSLATION = {  # English to German; the test split is test_2016_flickr
     "multi30k": {"train": "train", "validation": "val", "test": "test_2016_flickr"},
@@ -46,7 +50,7 @@ def read(name, folder, ways):
     Raises:
         ValueError: unknown name, no folder named, folder or file missing, rows that do not match.
     """
-    known = [*JOINT, *SENTIMENT, *ELSEWHERE, *QUESTIONS, *ARRAYS, *TRANSLATION, "text"]
+    known = [*JOINT, *SENTIMENT, *ELSEWHERE, *QUESTIONS, *PARAGRAPHS, *ARRAYS, *TRANSLATION, "text"]
     if name not in known:
         raise ValueError(f"local data sets are {known}, got {name!r}; {ways}")
     if folder is None:
@@ -65,6 +69,10 @@ def read(name, folder, ways):
         splits = {
             split: _questions([root / file for file in files])
             for split, files in QUESTIONS[name].items()
+        }
+    elif name in PARAGRAPHS:
+        splits = {
+            split: {"text": _contexts(root / file)} for split, file in PARAGRAPHS[name].items()
         }
     elif name in TRANSLATION:
         splits = {
@@ -184,7 +192,7 @@ def _questions(paths):
     """SQuAD's JSON, one file after the other; every answer must stand where its offset says."""
     columns = {"id": [], "context": [], "question": [], "answers": []}
     for path in paths:
-        try:
+        with _squads_layout(path):
             for paragraph in _paragraphs(path):
                 for asked in paragraph["qas"]:
                     texts = [answer["text"] for answer in asked["answers"]]
@@ -194,12 +202,24 @@ def _questions(paths):
                     columns["context"].append(paragraph["context"])
                     columns["question"].append(asked["question"])
                     columns["answers"].append({"text": texts, "answer_start": starts})
-        except DAMAGE as error:
-            raise ValueError(
-                f"{path} must be JSON of SQuAD's layout, but reading it gave {error!r}; "
-                "get it again"
-            ) from error
     return columns
+
+
+def _contexts(path):
+    """The paragraphs of SQuAD's articles in their order, each once."""
+    with _squads_layout(path):
+        found = [paragraph["context"].strip() for paragraph in _paragraphs(path)]
+    return [text for text in dict.fromkeys(found) if text]
+
+
+@contextmanager
+def _squads_layout(path):
+    try:
+        yield
+    except DAMAGE as error:
+        raise ValueError(
+            f"{path} must be JSON of SQuAD's layout, but reading it gave {error!r}; get it again"
+        ) from error
 
 
 def _check_answers(path, key, context, texts, starts):

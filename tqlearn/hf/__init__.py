@@ -5,7 +5,9 @@ from .bleu import bleu
 from .bridge import TqlearnConfig, TqlearnQuantizer
 from .delayed import QuantizeFromStep, StopAfter
 from .dropout import DropoutSchedule, ScheduledDropout
+from .gguf import read_gguf
 from .joint import BertForJointIntentSlot, JointCollator, JointOutput, encode_joint, joint_config
+from .language import evaluate_language
 from .metrics import evaluate_joint, joint_metrics, predict_joint, trainer_metrics
 from .pictures import encode_pictures, evaluate_pictures, predict_pictures, small_vit
 from .pruning import PruneTrainer, ScoreSchedule
@@ -63,6 +65,7 @@ __all__ = [
     "encode_sentences",
     "encode_sounds",
     "evaluate_joint",
+    "evaluate_language",
     "evaluate_pictures",
     "evaluate_questions",
     "evaluate_sentences",
@@ -78,6 +81,7 @@ __all__ = [
     "predict_sounds",
     "quantize_attention",
     "question_metrics",
+    "read_gguf",
     "save_translator",
     "sentence_metrics",
     "small_vit",

@@ -160,10 +160,14 @@ def attach_layout(model: nn.Module) -> nn.Module:
         method = getattr(config, "quantization_config", None) or {}
         if not isinstance(method, dict):
             method = method.to_dict()
-        if method.get("quant_method", "tqlearn") != "tqlearn":
+        by = method.get("quant_method", "tqlearn")
+        by = getattr(by, "value", by)  # transformers' own are members of an enum
+        if by == "gguf" and all(p.is_floating_point() for p in model.parameters()):
+            _unmark(model)  # its blocks became floats when the file was read
+        elif by != "tqlearn":
             raise ValueError(
-                f"the model is quantized by {method['quant_method']!r} already, and a "
-                "config.json holds one method; start from the model in floats"
+                f"the model is quantized by {by!r} already, and a config.json holds one method; "
+                "start from the model in floats"
             )
         if layout["modules"]:
             line = json.dumps(layout, separators=(",", ":"))

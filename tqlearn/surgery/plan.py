@@ -18,6 +18,7 @@ from ..quantizers.named_points import Spot
 from ..stages import Cores, weight_names
 from ..storage.tied import ties
 from .asked import check_plan, outlined
+from .outliers import Coarse, coarse, words
 
 Edit = Callable[[nn.Module], nn.Module]
 Plan = Mapping[str, Sequence]  # of edits; ``match`` says which one is none
@@ -147,11 +148,13 @@ def copied(model: nn.Module, shared: Iterable[Tensor] = ()) -> nn.Module:
 class Preview:
     """What a plan would do: one row per layer with name, layer, edits and parameter counts.
 
-    ``left`` has the bytes of the matrices under the plan's patterns that stay as they are.
+    ``left`` has the bytes of the matrices under the plan's patterns that stay as they are,
+    ``coarse`` the weights whose outliers one scale at 4 bits or fewer does not suit.
     """
 
     rows: list[dict]
     left: dict[str, int] = field(default_factory=dict)
+    coarse: dict[str, Coarse] = field(default_factory=dict)
 
     @property
     def before(self) -> int:
@@ -170,7 +173,10 @@ class Preview:
             line = f"{row['name']:<{width}} {row['before']:>12,} {row['after']:>12,}  "
             lines.append(line + row["becomes"])
         lines.append(f"{'together':<{width}} {self.before:>12,} {self.after:>12,}")
-        return "\n".join([*lines, *(f"stays as it is: {name}" for name in self.left)])
+        return "\n".join([*lines, *self._remarks()])
+
+    def _remarks(self) -> list[str]:
+        return [*(f"stays as it is: {name}" for name in self.left), *words(self.coarse)]
 
     def __repr__(self) -> str:
         return str(self)
@@ -183,12 +189,14 @@ class Preview:
         )
         foot = f"<tr><th>together</th><th>{self.before:,}</th><th>{self.after:,}</th><th></th></tr>"
         head = "<tr><th>layer</th><th>before</th><th>after</th><th>becomes</th></tr>"
-        left = "".join(f"<p>stays as it is: {name}</p>" for name in self.left)
+        left = "".join(f"<p>{remark}</p>" for remark in self._remarks())
         return f"<table>{head}{body}{foot}</table>{left}"
 
 
 def preview(model: nn.Module, plan: Plan) -> Preview:
     """Show what ``compress`` would do, without an SVD unless an edit is given as an error.
+
+    Warns of weights whose outliers do not suit one scale at 4 bits or fewer; see ``outliers``.
 
     Raises:
         ValueError, TypeError: whatever ``compress`` would refuse, but for NaN weights.
@@ -202,7 +210,7 @@ def preview(model: nn.Module, plan: Plan) -> Preview:
     for name, edits in match(model, plan).items():
         made[name] = outlined(model.get_submodule(name), edits, name)
         rows.append(row_of(model, name, made[name], edits))
-    return Preview(rows, left_out(model, plan, made))
+    return Preview(rows, left_out(model, plan, made), coarse(model, made))
 
 
 def row_of(model: nn.Module, name: str, new: nn.Module, edits: Sequence) -> dict:

@@ -1,0 +1,153 @@
+"""SmolLM2-135M on paragraphs of Wikipedia: perplexity after compression without any training.
+
+    TQLEARN_DATA=FOLDER python benchmarks/smollm2.py
+    TQLEARN_DATA=FOLDER python benchmarks/smollm2.py --rows "float" "4 bits per tensor"
+
+The first 100,000 tokens of SQuAD's dev paragraphs, in windows of 1024 that do not overlap. All
+matrices of the decoder's layers are compressed; the table of words, which is the output layer too,
+stays in floats, and bytes are those of the whole file. Methods that look at text get the first
+tokens of SQuAD's training paragraphs. Nothing is chosen by what is measured.
+
+The weights come from 4-bit blocks of 32 (see ``tqlearn.hf.smollm2``): rows at 4 bits per 32 look
+better than they are. Groups of 192 stand where others have 128, which does not divide this model's
+width, 576.
+
+Rows that the JSON holds with the same settings are kept, and each new row is written at once: a
+run that was stopped goes on. ``--quick`` takes a tiny random Llama that reads bytes of embedded
+text.
+"""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import common
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+import tqlearn as tq
+from tqlearn.hf import evaluate_language
+from tqlearn.hf.smollm2 import SHA256
+
+LAYERS = "*.layers.*"
+LOOKED_AT = 16_384  # tokens for methods that look at text
+Method = Callable[[torch.nn.Module, torch.Tensor], torch.nn.Module]
+
+
+def nearest(bits: int, per: str | int, init: str = "mse") -> Method:
+    """Round to the nearest step of a grid through zero, scales of least squared error."""
+
+    def method(model: torch.nn.Module, ids: torch.Tensor) -> torch.nn.Module:
+        plan = {LAYERS: [tq.LSQ(bits=bits, init=init, per=per)]}
+        return tq.calibrate(tq.compress(model, plan))
+
+    return method
+
+
+METHODS: dict[str, Method] = {  # name -> (model, ids to look at) -> model
+    "float": lambda model, ids: model,
+    "4 bits per tensor, start of LSQ": nearest(4, "tensor", "lsq"),
+    **{
+        f"{bits} bits per {per}": nearest(bits, per)
+        for bits in (4, 3, 2)
+        for per in ("tensor", "channel", 192, 64, 32)
+    },
+}
+QUICK = ("float", "4 bits per tensor", "2 bits per tensor", "2 bits per 32")
+
+
+@dataclass
+class Subject:
+    """A model, the ids that judge it, their text, and the ids that methods may look at."""
+
+    model: torch.nn.Module
+    ids: torch.Tensor
+    text: str
+    looked_at: torch.Tensor
+    settings: dict
+
+    def measured(self, name: str) -> dict:
+        """Return the row of a method."""
+        student = METHODS[name](self.model, self.looked_at)
+        size, windows = tq.report(student).file, (self.settings["window"], self.settings["stride"])
+        plain = student if student is self.model else tq.bake(student)
+        window, stride = windows
+        found = evaluate_language(plain, self.ids, self.text, window=window, stride=stride)
+        metrics = {key: round(float(value), 4) for key, value in found.items()}
+        role = "baseline" if name == "float" else "student"
+        return {"model": name, "role": role, "metrics": metrics, "bytes": {"file": size}}
+
+
+def smollm2(tokens: int) -> Subject:
+    """SmolLM2 and Wikipedia."""
+    model, tokenizer = tq.teachers.load("smollm2")
+    data = tq.data.load("squad_paragraphs", source="local")
+    look, judge = ("\n\n".join(data[split]["text"]) for split in ("train", "validation"))
+    ids = torch.tensor(tokenizer(judge, verbose=False)["input_ids"])[:tokens]
+    looked_at = torch.tensor(tokenizer(look, verbose=False)["input_ids"])[:LOOKED_AT]
+    settings = {
+        "teacher": f"smollm2, sha256 {SHA256[:12]}",
+        "text": "squad_paragraphs, validation",
+        "tokens": len(ids),
+        "window": 1024,
+        "stride": 1024,
+        "looked at": f"squad_paragraphs, train, {len(looked_at)} tokens",
+    }
+    return Subject(model, ids, tokenizer.decode(ids), looked_at, settings)
+
+
+def tiny() -> Subject:
+    """A random Llama and the bytes of flights."""
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=256,
+        hidden_size=192,
+        intermediate_size=192,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=64,
+        initializer_range=0.1,
+    )
+    data = tq.data.load("flight_text")
+    look, judge = ("\n".join(data[split]["text"]) for split in ("train", "validation"))
+    ids, looked_at = (torch.tensor([*text.encode()]) for text in (judge[:999], look[:999]))
+    settings = {"teacher": "tiny", "text": "flight_text", "tokens": 999, "window": 64, "stride": 48}
+    model = LlamaForCausalLM(config).eval()
+    return Subject(model, ids, judge[:999], looked_at, settings)
+
+
+def kept(args: object, settings: dict) -> dict[str, dict]:
+    """Return the rows of an earlier run with the same settings, by name."""
+    if not args.out.exists():
+        return {}
+    old = json.loads(args.out.read_text())
+    same = old["settings"] == settings and old["quick"] == args.quick
+    return {row["model"]: row for row in old["rows"]} if same else {}
+
+
+def main():
+    """Measure what is missing, and write the table after each row."""
+    parser = common.parser("smollm2", __doc__.splitlines()[0])
+    parser.add_argument("--rows", nargs="+", metavar="NAME", help="these alone")
+    parser.add_argument("--tokens", type=int, default=100_000)
+    args = parser.parse_args()
+    names = args.rows or (QUICK if args.quick else [*METHODS])
+    if unknown := set(names) - set(METHODS):
+        parser.error(f"no such rows: {sorted(unknown)}; there are {[*METHODS]}")
+    torch.set_num_threads(1)
+    subject = tiny() if args.quick else smollm2(args.tokens)
+    rows = kept(args, subject.settings)
+    for name in names:
+        if name in rows:
+            print(f"{name}: measured before, kept", flush=True)
+            continue
+        rows[name] = subject.measured(name)
+        print(rows[name], flush=True)
+        order = [*(n for n in METHODS if n in rows), *(n for n in rows if n not in METHODS)]
+        found = [rows[n] for n in order]
+        common.write("smollm2", None, found, args, settings=subject.settings)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,47 @@
+"""The table of SmolLM2 and its script."""
+
+import json
+
+import pytest
+from conftest import result
+
+
+def test_the_script_runs_and_goes_on_where_it_was(quick, tmp_path, capsys):
+    found = quick("smollm2", "--rows", "float", "2 bits per tensor")
+    assert [row["model"] for row in found["rows"]] == ["float", "2 bits per tensor"]
+    assert found["settings"]["tokens"] == 999
+    marked = found | {"rows": [found["rows"][0] | {"note": "of before"}, found["rows"][1]]}
+    (tmp_path / "t.json").write_text(json.dumps(marked))
+    capsys.readouterr()
+    rows = {row["model"]: row for row in quick("smollm2")["rows"]}
+    assert capsys.readouterr().out.count("measured before, kept") == 2
+    names = ["float", "4 bits per tensor", "2 bits per tensor", "2 bits per 32"]
+    assert [*rows] == names and rows["float"]["note"] == "of before"
+    sizes = [rows[name]["bytes"]["file"] for name in names]
+    assert sizes[0] > sizes[1] > sizes[3] > sizes[2]
+    assert all(row["metrics"]["tokens"] == 998 for row in rows.values())
+    nats = [abs(rows[name]["metrics"]["nll"] - rows["float"]["metrics"]["nll"]) for name in names]
+    assert nats[0] == 0 and all(nats[1:])
+    other = json.loads((tmp_path / "t.json").read_text())
+    other["settings"]["window"] = 5
+    (tmp_path / "t.json").write_text(json.dumps(other))
+    again = quick("smollm2", "--rows", "float")["rows"]
+    assert [row["model"] for row in again] == ["float"] and "note" not in again[0]
+
+
+def test_unknown_rows_are_refused(quick, capsys):
+    with pytest.raises(SystemExit):
+        quick("smollm2", "--rows", "5 bits per star")
+    assert "no such rows: ['5 bits per star']; there are ['float'" in capsys.readouterr().err
+
+
+def test_the_committed_table():
+    """On 100,000 tokens or more; fewer bits are worse, and so are fewer scales."""
+    found = result("smollm2")
+    assert found["settings"]["tokens"] >= 100_000 and not found["quick"]
+    rows = {row["model"]: row["metrics"]["perplexity"] for row in found["rows"]}
+    assert rows["float"] == min(rows.values())
+    for bits in (4, 3, 2):
+        scales = [f"{bits} bits per {per}" for per in ("tensor", "channel", 64, 32)]
+        measured = [rows[name] for name in scales if name in rows]
+        assert measured == sorted(measured, reverse=True), bits
