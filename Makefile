@@ -66,8 +66,8 @@ lab: $(STAMP)
 	  `test "$$(id -u)" != 0 || echo --allow-root` $(LAB)
 
 UNITS := -n 2 --dist loadscope --no-loadscope-reorder
-NBVAL := --nbval-lax -p tests.nbval_solutions -p tests.warm --nbval-kernel-name warm \
-  --nbval-sanitize-with tests/nbval_sanitize.cfg --nbval-cell-timeout 900 \
+NBVAL := --nbval-lax -p tests.nbval_budget -p tests.nbval_solutions -p tests.warm \
+  --nbval-kernel-name warm --nbval-sanitize-with tests/nbval_sanitize.cfg --nbval-cell-timeout 900 \
   --nbval-kernel-startup-timeout 300
 test test-unit test-notebooks test-browser: export OMP_NUM_THREADS = 1
 

@@ -88,7 +88,18 @@ if __name__ == "__main__":
     from common import parser
 
     kept = parser("workbench_page", __doc__.splitlines()[0]).parse_args()
-    options = ["-q", "-s", "-p", "conftest", "-o", "addopts=", "-o", "python_files=*.py"]
+    options = [
+        "-q",
+        "-s",
+        "-p",
+        "conftest",
+        "-p",
+        "jupyter_page",
+        "-o",
+        "addopts=",
+        "-o",
+        "python_files=*.py",
+    ]
 
     class Told:
         """Hands the script's options to the test."""

@@ -17,13 +17,13 @@ from collections import defaultdict
 import pytest
 from nbval.plugin import IPyNbCell, IPyNbFile, NbCellError
 
-from tqlearn.lab import exercises
-
 PATIENCE = 120  # seconds for an output that is already made; nbval's five are few on a busy machine
 
 
 def pytest_collection_modifyitems(items):
     """Give every lesson one item more, and every cell more patience."""
+    from tqlearn.lab import exercises  # not before tests/conftest.py looks at tqlearn's imports
+
     ends = {item.parent: place for place, item in enumerate(items) if isinstance(item, IPyNbCell)}
     for page, place in reversed(ends.items()):
         if page.path.stem[:2] in exercises.lessons():
@@ -67,7 +67,7 @@ class Pasted(pytest.Item):
     cell: IPyNbCell | None = None
 
     def runtest(self):
-        from tqlearn.lab import teach  # with plotly and nbclient, which only lessons need
+        from tqlearn.lab import exercises, teach  # with plotly and nbclient, for lessons alone
 
         page: IPyNbFile = self.parent.parent
         number = page.path.stem[:2]
