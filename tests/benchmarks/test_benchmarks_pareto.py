@@ -50,6 +50,7 @@ def table(script, few_rows, monkeypatch, tmp_path):
     return pareto, go_on
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("structure", ["low rank", "tensor train", "Kronecker", "pruned", "narrow"])
 def test_an_arm_fills_a_size_to_the_byte_that_report_says(script, shop, structure, monkeypatch):
     arms = script("pareto_arms")
@@ -164,7 +165,7 @@ def test_a_bootstrap_is_paired(script):
 
 
 @pytest.mark.slow
-def test_a_killed_table_goes_on_and_repeats_nothing(table, monkeypatch):
+def test_a_killed_table_goes_on_by_its_rules_and_repeats_nothing(table, monkeypatch):
     pareto, go_on = table
     done, whole = [], pareto.Table.run
 
@@ -196,6 +197,8 @@ def test_a_killed_table_goes_on_and_repeats_nothing(table, monkeypatch):
     assert any(text.startswith(f"{PAIR}: ") for text in record["said"])
     again = len(done)
     assert go_on()["runs"] == record["runs"] and len(done) == again, "nothing is left to do"
+    with pytest.raises(ValueError, match="has seed 0, this run 1"):
+        go_on("--seed", "1")
 
 
 @pytest.mark.slow
@@ -218,6 +221,7 @@ def test_nothing_is_chosen_on_the_reported_split(table, script, monkeypatch, tmp
         return dd
 
     monkeypatch.setattr(lessons, "counts", asking)
+    monkeypatch.setattr(pareto, "QUICK", pareto.QUICK[:2])
     plain = go_on()
     (tmp_path / "t.json").unlink()
     assert asked[0] == "test", "the teacher's"
@@ -258,14 +262,6 @@ def test_other_tasks_run_by_the_same_code(quick, task, tiny_minilm, data_folder,
     ]
     assert len(record["runs"]) == 3 * len(there) > 0
     assert all(score in run["test"] and run["counts"] for run in record["runs"])
-
-
-@pytest.mark.slow
-def test_a_table_of_other_rules_is_refused(table):
-    _, go_on = table
-    go_on("--minutes", "0")
-    with pytest.raises(ValueError, match="has seed 0, this run 1"):
-        go_on("--seed", "1")
 
 
 def test_the_committed_table_of_flights_is_whole():

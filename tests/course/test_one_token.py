@@ -92,6 +92,7 @@ def test_the_others_fail(id):
     assert passing == set(SURVIVORS[id]) and len(made) > 50
 
 
+@pytest.mark.slow
 def test_a_worker_that_an_answer_ends_is_told():
     right = exercises.find("00.2").solution
     worker = Worker()

@@ -49,6 +49,7 @@ def by_id(nb) -> dict:
     return {c.metadata.nbgrader.grade_id: c for c in nb.cells if "nbgrader" in c.metadata}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("exercise", ALL, ids=lambda exercise: exercise.id)
 def test_hidden_tests(exercise):
     """They try other inputs, the reference passes them, and every named mistake fails one."""

@@ -26,6 +26,7 @@ def quiet():
     transformers.utils.logging.set_verbosity_warning()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_damage_is_refused_or_harmless(kind, tmp_path):
     wrong = []
