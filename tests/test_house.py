@@ -12,10 +12,11 @@ import sys
 import tomllib
 from pathlib import Path
 
+import beartype
 import jaxtyping
 import pytest
 import torch
-from conftest import CHECKED
+from conftest import CHECKED, checked
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
@@ -170,6 +171,19 @@ def test_shapes_are_checked_in_every_test_until_its_loops_begin():
     for _ in range(CHECKED):
         squares(torch.ones(3))
     assert squares(whole) == 3
+
+
+def test_a_function_within_a_function_is_checked_once():
+    def made():
+        def inner(x: jaxtyping.Float[torch.Tensor, " n"]):
+            return x
+
+        return checked(inner, typechecker=beartype.beartype)
+
+    first, second = made(), made()
+    with pytest.raises(jaxtyping.TypeCheckError):
+        first(torch.ones(2, 2))
+    assert second(torch.ones(2, 2)).shape == (2, 2)
 
 
 def test_lock_is_installed():

@@ -5,9 +5,9 @@ a slower one the same page takes more of them, and nothing is wrong with it: ``s
 much to scale.
 
 ``MIX_SECONDS`` is what the mix of ``speed`` takes on that processor, on one thread: the fastest of
-25 runs, in seconds of the process, for whatever else a machine does only adds to a run. (There it
-was 0.20 with a garbage collector that looked through all of torch; without that look the mix takes
-0.52 of the time, measured on a Zen 5.) ``speed`` takes the median of five: what slows the lessons
+25 runs, in seconds of the process, for whatever else a machine does only adds to a run. It was
+measured there with a garbage collector that looked through all of torch, and scaled to one that
+does not by both on another processor. ``speed`` takes the median of five: what slows the lessons
 down just now slows the mix down as well.
 """
 
@@ -80,6 +80,7 @@ def _mix() -> float:
     import torch
 
     threads, collects, often = torch.get_num_threads(), gc.isenabled(), gc.get_threshold()
+    frozen = gc.get_freeze_count()
     torch.set_num_threads(1)
     gc.freeze()
     gc.enable()
@@ -93,7 +94,8 @@ def _mix() -> float:
     spent = time.process_time() - start
     torch.set_num_threads(threads)
     gc.set_threshold(*often)
-    gc.unfreeze()
+    if not frozen:
+        gc.unfreeze()
     if not collects:
         gc.disable()
     return spent
