@@ -65,28 +65,27 @@ lab: $(STAMP)
 	  --LabApp.default_url=/lab/tree/notebooks/00_start_here.ipynb \
 	  `test "$$(id -u)" != 0 || echo --allow-root` $(LAB)
 
-UNITS := -n 2 --dist loadscope --no-loadscope-reorder
 NBVAL := --nbval-lax -p tests.nbval_budget -p tests.nbval_solutions -p tests.warm \
   --nbval-kernel-name warm --nbval-sanitize-with tests/nbval_sanitize.cfg --nbval-cell-timeout 900 \
   --nbval-kernel-startup-timeout 300
 test test-unit test-notebooks test-browser: export OMP_NUM_THREADS = 1
 
 test: $(STAMP)
-	@$(BIN)/python -m pytest -q -rs $(UNITS) -n 3 $(NBVAL) -m "not gpu and not timing" \
+	@$(BIN)/python -m pytest -q -rs -n 3 $(NBVAL) -m "not gpu and not timing" \
 	  tests tqlearn docs/sitekit notebooks
 	@$(TIMING)
 
 TIMING = $(BIN)/python -m pytest -q -rs -m "timing and not gpu" \
   `grep -rl --include="test_*.py" mark.timing tests`
 test-unit: $(STAMP)
-	@$(BIN)/python -m pytest -q -rs $(UNITS) -m "not gpu and not browser and not timing"
+	@$(BIN)/python -m pytest -q -rs -m "not gpu and not browser and not timing"
 	@$(TIMING)
 
 test-notebooks: $(STAMP)
-	@$(BIN)/python -m pytest -q -rs -n 2 --dist loadscope $(NBVAL) notebooks
+	@$(BIN)/python -m pytest -q -rs -n 2 $(NBVAL) notebooks
 
 test-browser: $(STAMP)
-	@$(BIN)/python -m pytest -q -rs -n 2 --maxschedchunk 1 -m browser tests/browser
+	@$(BIN)/python -m pytest -q -rs -n 2 --dist load --maxschedchunk 1 -m browser tests/browser
 
 # What the check runs of it; more or less:  make test-portable SETS=avx2 THREADS=2 TESTS=tests/factors
 test-portable-part:
@@ -106,7 +105,7 @@ test-portable: $(STAMP)
 	  echo "As on another processor: instruction set $$set, threads: $$threads"; \
 	  export `$(BIN)/python -m tqlearn.lab.portable --env $$set` OMP_NUM_THREADS=$$threads \
 	    OMP_WAIT_POLICY=passive; \
-	  $(BIN)/python -m pytest -q $(UNITS) $(NBVAL) -m "not gpu and not browser and not timing" \
+	  $(BIN)/python -m pytest -q -n 2 $(NBVAL) -m "not gpu and not browser and not timing" \
 	    $(FORMS) $(TESTS) $(NOTEBOOKS) || red="$$red $$set/$$threads"; \
 	  done; done; test -z "$$red" || { echo "red:$$red"; exit 1; }
 

@@ -98,6 +98,15 @@ def pytest_collection_modifyitems(items):
 
 
 @pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers(config):
+    """Plain ``pytest`` runs everything with a worker on each core; what is asked for by name is one
+    process, which begins at once.
+    """
+    everything = config.args_source is config.ArgsSource.TESTPATHS and not config.option.keyword
+    return os.cpu_count() if everything else 0
+
+
+@pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config, log):
     """With ``--dist loadscope``: one worker has the browser and its JupyterLab, from first to last.
 

@@ -11,12 +11,13 @@ import subprocess
 import sys
 import tomllib
 from pathlib import Path
+from types import SimpleNamespace
 
 import beartype
 import jaxtyping
 import pytest
 import torch
-from conftest import CHECKED, checked
+from conftest import CHECKED, checked, pytest_xdist_auto_num_workers
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
@@ -171,6 +172,20 @@ def test_shapes_are_checked_in_every_test_until_its_loops_begin():
     for _ in range(CHECKED):
         squares(torch.ones(3))
     assert squares(whole) == 3
+
+
+def test_all_tests_have_a_worker_on_each_core_and_a_file_none():
+    source = pytest.Config.ArgsSource
+
+    def workers(source, words=""):
+        return pytest_xdist_auto_num_workers(
+            SimpleNamespace(
+                args_source=source, ArgsSource=type(source), option=SimpleNamespace(keyword=words)
+            )
+        )
+
+    assert workers(source.TESTPATHS) == os.cpu_count()
+    assert workers(source.ARGS) == workers(source.TESTPATHS, "svd") == 0
 
 
 def test_a_function_within_a_function_is_checked_once():
