@@ -65,7 +65,7 @@ lab: $(STAMP)
 	  --LabApp.default_url=/lab/tree/notebooks/00_start_here.ipynb \
 	  `test "$$(id -u)" != 0 || echo --allow-root` $(LAB)
 
-NBVAL := --nbval-lax -p tests.nbval_budget -p tests.nbval_solutions -p tests.warm \
+NBVAL := -p tests.warm --nbval-lax -p tests.nbval_budget -p tests.nbval_solutions \
   --nbval-kernel-name warm --nbval-sanitize-with tests/nbval_sanitize.cfg --nbval-cell-timeout 900 \
   --nbval-kernel-startup-timeout 300
 test test-unit test-notebooks test-browser: export OMP_NUM_THREADS = 1

@@ -19,6 +19,8 @@ import os
 import signal
 import sys
 
+# Grammars of web addresses, which no notebook's schema asks for: the longest import of a start
+sys.modules.setdefault("rfc3987_syntax", None)
 SOCKET = "TQLEARN_WARM"  # a variable that names the server's socket
 FORKS = sys.platform == "linux"
 FRESH = [sys.executable, "-I", "-S", os.path.abspath(__file__)] if FORKS else [sys.executable]
