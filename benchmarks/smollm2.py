@@ -2,11 +2,14 @@
 
     TQLEARN_DATA=FOLDER python benchmarks/smollm2.py
     TQLEARN_DATA=FOLDER python benchmarks/smollm2.py --rows "float" "4 bits per tensor"
+    TQLEARN_DATA=FOLDER python benchmarks/smollm2.py --minutes 60
 
 The first 100,000 tokens of SQuAD's dev paragraphs, in windows of 1024 that do not overlap. All
 matrices of the decoder's layers are compressed; the table of words, which is the output layer too,
-stays in floats, and bytes are those of the whole file. Methods that look at text get the first
-tokens of SQuAD's training paragraphs. Nothing is chosen by what is measured.
+stays in floats but in the rows that name it, and bytes are those of the whole file. GPTQ and AWQ
+look at the first tokens of SQuAD's training paragraphs. Nothing is chosen by what is measured. A
+rotated model's last norm has a gain of its own for each channel, which goes into the output layer:
+that is another matrix then, and its file holds both.
 
 The weights come from 4-bit blocks of 32 (see ``tqlearn.hf.smollm2``): rows at 4 bits per 32 look
 better than they are. Groups of 192 stand where others have 128, which does not divide this model's
@@ -18,6 +21,7 @@ text.
 """
 
 import json
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -28,32 +32,56 @@ from transformers import LlamaConfig, LlamaForCausalLM
 import tqlearn as tq
 from tqlearn.hf import evaluate_language
 from tqlearn.hf.smollm2 import SHA256
+from tqlearn.posttraining import awq, rotate
 
 LAYERS = "*.layers.*"
+TABLE = "*embed_tokens"
 LOOKED_AT = 16_384  # tokens for methods that look at text
 Method = Callable[[torch.nn.Module, torch.Tensor], torch.nn.Module]
 
 
-def nearest(bits: int, per: str | int, init: str = "mse") -> Method:
-    """Round to the nearest step of a grid through zero, scales of least squared error."""
+def rounded(
+    bits: int, per: str | int, how: str = "", *, init: str = "mse", table: bool = False
+) -> Method:
+    """Round to a grid through zero, scales of least squared error: to the nearest step, or ``how``
+    of "GPTQ", "GPTQ by size" (act-order), "AWQ", "AWQ and GPTQ", "rotated GPTQ".
+    """
 
     def method(model: torch.nn.Module, ids: torch.Tensor) -> torch.nn.Module:
-        plan = {LAYERS: [tq.LSQ(bits=bits, init=init, per=per)]}
-        return tq.calibrate(tq.compress(model, plan))
+        edit = tq.LSQ(bits=bits, init=init, per=per)
+        plan = {LAYERS: [edit]} | ({TABLE: [edit]} if table else {})
+        window = min(512, len(ids))
+        batches = [{"input_ids": ids[None, k : k + window]} for k in range(0, len(ids), window)]
+        if how.startswith("AWQ"):
+            model = awq(model, batches, plan)
+        if how.startswith("rotated"):
+            model = rotate(model)
+        student = tq.calibrate(tq.compress(model, plan))
+        if "GPTQ" in how:
+            tq.compensate(student, batches, by_size=how.endswith("by size"))
+        return student
 
     return method
 
 
+GRIDS = [(4, 32), (4, 64), (4, 192), (3, 64), (2, 64)]
 METHODS: dict[str, Method] = {  # name -> (model, ids to look at) -> model
     "float": lambda model, ids: model,
-    "4 bits per tensor, start of LSQ": nearest(4, "tensor", "lsq"),
+    "4 bits per tensor, start of LSQ": rounded(4, "tensor", init="lsq"),
     **{
-        f"{bits} bits per {per}": nearest(bits, per)
+        f"{bits} bits per {per}": rounded(bits, per)
         for bits in (4, 3, 2)
         for per in ("tensor", "channel", 192, 64, 32)
     },
+    **{
+        f"{how}, {bits} bits per {per}": rounded(bits, per, how)
+        for how in ("GPTQ", "AWQ", "rotated GPTQ", "GPTQ by size", "AWQ and GPTQ")
+        for bits, per in (GRIDS if how in ("GPTQ", "AWQ", "rotated GPTQ") else GRIDS[3:])
+    },
+    "GPTQ, 4 bits per 64, with the table": rounded(4, 64, "GPTQ", table=True),
 }
-QUICK = ("float", "4 bits per tensor", "2 bits per tensor", "2 bits per 32")
+QUICK = ("float", "4 bits per tensor", "2 bits per tensor", "2 bits per 32", "GPTQ, 2 bits per 64",
+         "AWQ, 2 bits per 64", "rotated GPTQ, 2 bits per 64")  # fmt: skip
 
 
 @dataclass
@@ -131,17 +159,22 @@ def main():
     parser = common.parser("smollm2", __doc__.splitlines()[0])
     parser.add_argument("--rows", nargs="+", metavar="NAME", help="these alone")
     parser.add_argument("--tokens", type=int, default=100_000)
+    parser.add_argument("--minutes", type=float, help="begin no row after this time")
     args = parser.parse_args()
     names = args.rows or (QUICK if args.quick else [*METHODS])
     if unknown := set(names) - set(METHODS):
         parser.error(f"no such rows: {sorted(unknown)}; there are {[*METHODS]}")
     torch.set_num_threads(1)
+    begin = time.monotonic()
     subject = tiny() if args.quick else smollm2(args.tokens)
     rows = kept(args, subject.settings)
     for name in names:
         if name in rows:
             print(f"{name}: measured before, kept", flush=True)
             continue
+        if args.minutes is not None and time.monotonic() - begin > 60 * args.minutes:
+            print(f"{name} and what follows: not begun within {args.minutes:g} minutes")
+            return
         rows[name] = subject.measured(name)
         print(rows[name], flush=True)
         order = [*(n for n in METHODS if n in rows), *(n for n in rows if n not in METHODS)]

@@ -6,6 +6,7 @@ import pytest
 from conftest import result
 
 
+@pytest.mark.slow
 def test_the_script_runs_and_goes_on_where_it_was(quick, tmp_path, capsys):
     found = quick("smollm2", "--rows", "float", "2 bits per tensor")
     assert [row["model"] for row in found["rows"]] == ["float", "2 bits per tensor"]
@@ -16,15 +17,18 @@ def test_the_script_runs_and_goes_on_where_it_was(quick, tmp_path, capsys):
     rows = {row["model"]: row for row in quick("smollm2")["rows"]}
     assert capsys.readouterr().out.count("measured before, kept") == 2
     names = ["float", "4 bits per tensor", "2 bits per tensor", "2 bits per 32"]
+    names += [f"{how}, 2 bits per 64" for how in ("GPTQ", "AWQ", "rotated GPTQ")]
     assert [*rows] == names and rows["float"]["note"] == "of before"
     sizes = [rows[name]["bytes"]["file"] for name in names]
     assert sizes[0] > sizes[1] > sizes[3] > sizes[2]
     assert all(row["metrics"]["tokens"] == 998 for row in rows.values())
     nats = [abs(rows[name]["metrics"]["nll"] - rows["float"]["metrics"]["nll"]) for name in names]
-    assert nats[0] == 0 and all(nats[1:])
+    assert nats[0] == 0 and all(nats[1:]) and len(set(nats)) == len(names)
     other = json.loads((tmp_path / "t.json").read_text())
     other["settings"]["window"] = 5
     (tmp_path / "t.json").write_text(json.dumps(other))
+    quick("smollm2", "--minutes", "0")
+    assert "float and what follows: not begun" in capsys.readouterr().out
     again = quick("smollm2", "--rows", "float")["rows"]
     assert [row["model"] for row in again] == ["float"] and "note" not in again[0]
 
