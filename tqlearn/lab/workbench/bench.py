@@ -2,9 +2,8 @@
 
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from threading import Event, Lock
+from threading import Lock, Thread
 
 from torch import nn
 
@@ -146,20 +145,21 @@ class Bench:
         """Take steps in two threads, which torch lets compute at a time, until nothing is missing
         or no more is wanted.
         """
-        failed = Event()
+        failed: list[BaseException] = []
 
         def steps() -> None:
             try:
-                while wanted() and not failed.is_set() and self.step(idle=idle):
+                while wanted() and not failed and self.step(idle=idle):
                     pass
-            except BaseException:
-                failed.set()
-                raise
+            except BaseException as error:  # raised below, when the other thread has ended, too
+                failed.append(error)
 
-        with ThreadPoolExecutor(1, "tqlearn-workbench") as pool:
-            other = pool.submit(steps)
-            steps()
-            other.result()
+        other = Thread(target=steps, name="tqlearn-workbench", daemon=True)
+        other.start()
+        steps()
+        other.join()
+        if failed:
+            raise failed[0]
 
     def _taken(self, layers: deque) -> object:
         with self.lock:
@@ -184,16 +184,17 @@ class Bench:
 
     def _ahead(self) -> deque:
         """Return the layers of the plans that are a move of a dial away."""
-        rows = self._rows
-        if self.nearby[0] is not rows:
-            self.nearby = rows, deque()
-            for moved in near(rows):
-                try:
-                    if not self._clipped(moved):
-                        self.nearby[1].extend(self.checked(moved)[1].items())
-                except (ValueError, TypeError):
-                    continue  # the reader is told when the dial gets there
-        return self.nearby[1]
+        with self.lock:
+            rows = self._rows
+            if self.nearby[0] is not rows:
+                self.nearby = rows, deque()
+                for moved in near(rows):
+                    try:
+                        if not self._clipped(moved):
+                            self.nearby[1].extend(self.checked(moved)[1].items())
+                    except (ValueError, TypeError):
+                        continue  # the reader is told when the dial gets there
+            return self.nearby[1]
 
     def _clipped(self, rows: Sequence[Row]) -> bool:
         """Say whether a rank is more than a layer can use, of which the library warns."""
