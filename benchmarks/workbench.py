@@ -47,6 +47,8 @@ FIRST_WITH_OUTPUTS = {
     "bits to 4": {"bits": 4},
     "pairs by rank": {"structure": "LowRank", "amount": 64},
 }
+CORES = 2  # layers that are found at a time
+LONGER = "quantizer to LearnedClip", "pairs by error"  # first moves, at a second of both cores
 MOVES = {  # each from the first to the second, a pause, and on to the third
     "rank of pairs": [Row("encoder*", structure="LowRank", amount=a) for a in (64, 96, 128)],
     "ratio of pairs": [
