@@ -116,6 +116,16 @@ def test_check_5_level_sets(bits, levels):
     assert (q(torch.zeros(2).double()) == 0).all()
 
 
+@pytest.mark.parametrize("n", [1, 63, 64, 1000, 4097])
+def test_truncation_is_that_of_a_sorted_row_for_few_and_for_many(n):
+    x = torch.randn(3, n)
+    for gamma in (0.0, 0.001, 0.02, 0.3):
+        low, high = truncation(x, gamma)
+        k = min(round(gamma * n / 2), (n - 1) // 2)
+        assert torch.equal(low, x.sort().values[:, k])
+        assert torch.equal(high, x.sort().values[:, n - 1 - k])
+
+
 def test_check_6_truncation():
     x = torch.randn(1, 1_000_000)
     for gamma, clip, within in ((0.05, 1.960, 0.01), (0.01, 2.576, 0.015)):

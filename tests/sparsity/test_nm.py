@@ -6,7 +6,7 @@ from torch import nn
 from torch.testing import assert_close
 
 from tqlearn.sparsity.edits import TwoFour
-from tqlearn.sparsity.nm import NMMask, grouped, nm_mask, ungrouped
+from tqlearn.sparsity.nm import NMMask, grouped, nm_mask, ungrouped, zeroed
 from tqlearn.sparsity.patterns import Pattern
 from tqlearn.sparsity.wanda import activation_aware
 from tqlearn.stages import mask_of
@@ -130,6 +130,19 @@ def test_mask_then_quantize_is_quantize_then_mask():
 def layer_with(update: str, **options) -> nn.Linear:
     torch.manual_seed(0)
     return TwoFour(update=update, **options)(nn.Linear(16, 8))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
+def test_a_weight_is_zeroed_as_masked_fill_does_to_the_bit(dtype):
+    values = [-3.0, 2.0, -0.0, torch.nan, torch.inf, -torch.inf, 1e-7, 0.0]
+    weight = torch.tensor([values, values], dtype=dtype).T.requires_grad_()
+    mask = torch.tensor([[True] * 8, [False] * 8]).T
+    bits = {2: torch.int16, 4: torch.int32, 8: torch.int64}[weight.element_size()]
+    found, other = zeroed(weight, mask), weight.masked_fill(~mask, 0)
+    assert torch.equal(found.detach().view(bits), other.detach().view(bits))
+    upstream = torch.randn_like(weight)
+    pair = [torch.autograd.grad(out, weight, upstream)[0] for out in (found, other)]
+    assert torch.equal(*pair)
 
 
 def test_gradients_of_the_three_updates():

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from ..arguments import settle
 from ..spaces import Edit
-from ..stages import attach, is_quantizer, weights_of
+from ..stages import attach, chain_of, is_mask, is_quantizer, weights_of
 
 Per = str | int
 
@@ -76,7 +76,10 @@ class WeightEdit(Edit):
 
     def __call__(self, module: nn.Module) -> nn.Module:
         for name in weights_to_quantize(self, module):
-            attach(module, name, self.on(module, name).quantizer(getattr(module, name)))
+            masks = chain_of(module, name)
+            masked = bool(masks) and all(map(is_mask, masks))  # of the same shape as without them
+            like = module.parametrizations[name].original if masked else getattr(module, name)
+            attach(module, name, self.on(module, name).quantizer(like))
         return module
 
     def on(self, module: nn.Module, name: str) -> "WeightEdit":

@@ -3,6 +3,7 @@
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from threading import Lock, Thread
 
 from torch import nn
 
@@ -57,8 +58,10 @@ class Bench:
         self.errors = Errors(model, None if cache is None else Path(cache), self.batches)
         self.refused: dict[tuple[str, str], str] = {}
         self.layers = self._layers()
-        self.others: list[dict] = []  # more plans to find the errors of, behind the present one
+        self.lock = Lock()
+        self.others: deque = deque()  # layers of more plans, to find behind the present one's
         self.nearby: tuple = None, deque()  # rows, and layers of the plans a move away from them
+        self.whole = deque(self.layers)  # to decompose when nothing else is left
         self.rows = list(START)
 
     def _layers(self) -> list[Layer]:
@@ -87,6 +90,7 @@ class Bench:
     def rows(self, rows: Sequence[Row]) -> None:
         plan, asked = self.checked(rows)
         self._rows, self.plan, self.asked = list(rows), plan, asked
+        self.missing = deque(asked.items())
 
     def checked(self, rows: Sequence[Row]) -> tuple[Plan, dict[str, Sequence]]:
         """Return the plan of some rows and the edits of each layer.
@@ -127,17 +131,46 @@ class Bench:
         )
 
     def step(self, idle: bool = True) -> bool:
-        """Find what is missing of one layer; return False when nothing is.
+        """Find what is missing of one layer; return False when nothing is. No two threads take the
+        same layer.
 
         Args:
             idle: when all plans are known, look ahead: find the errors of the plans that are a
                 move away, then decompose what a later plan may ask for.
         """
-        for asked in (self.asked, *self.others):
-            for layer in asked.items():
-                if self._find(*layer):
-                    return True
-        return idle and (self._ahead() or self._decompose())
+        found = self._next(self.missing) or self._next(self.others)
+        return found or (idle and (self._next(self._ahead()) or self._decompose()))
+
+    def work(self, wanted: Callable[[], bool] = lambda: True, idle: bool = False) -> None:
+        """Take steps in two threads, which torch lets compute at a time, until nothing is missing
+        or no more is wanted.
+        """
+        failed: list[BaseException] = []
+
+        def steps() -> None:
+            try:
+                while wanted() and not failed and self.step(idle=idle):
+                    pass
+            except BaseException as error:  # raised below, when the other thread has ended, too
+                failed.append(error)
+
+        other = Thread(target=steps, name="tqlearn-workbench", daemon=True)
+        other.start()
+        steps()
+        other.join()
+        if failed:
+            raise failed[0]
+
+    def _taken(self, layers: deque) -> object:
+        with self.lock:
+            return layers.popleft() if layers else None
+
+    def _next(self, layers: deque) -> bool:
+        """Find the errors of the first layer that misses them."""
+        while (layer := self._taken(layers)) is not None:
+            if self._find(*layer):
+                return True
+        return False
 
     def _find(self, name: str, edits: Sequence) -> bool:
         """Find the errors of a layer; return False where they are known."""
@@ -149,22 +182,19 @@ class Bench:
             self.refused[name, str(edits)] = str(error)
         return True
 
-    def _ahead(self) -> bool:
-        """Find the errors of a layer in one of the plans that are a move of a dial away."""
-        rows = self._rows
-        if self.nearby[0] is not rows:
-            self.nearby = rows, deque()
-            for moved in near(rows):
-                try:
-                    if not self._clipped(moved):
-                        self.nearby[1].extend(self.checked(moved)[1].items())
-                except (ValueError, TypeError):
-                    continue  # the reader is told when the dial gets there
-        layers = self.nearby[1]
-        while layers:
-            if self._find(*layers.popleft()):
-                return True
-        return False
+    def _ahead(self) -> deque:
+        """Return the layers of the plans that are a move of a dial away."""
+        with self.lock:
+            rows = self._rows
+            if self.nearby[0] is not rows:
+                self.nearby = rows, deque()
+                for moved in near(rows):
+                    try:
+                        if not self._clipped(moved):
+                            self.nearby[1].extend(self.checked(moved)[1].items())
+                    except (ValueError, TypeError):
+                        continue  # the reader is told when the dial gets there
+            return self.nearby[1]
 
     def _clipped(self, rows: Sequence[Row]) -> bool:
         """Say whether a rank is more than a layer can use, of which the library warns."""
@@ -176,7 +206,7 @@ class Bench:
         return False
 
     def _decompose(self) -> bool:
-        for layer in self.layers:
+        while (layer := self._taken(self.whole)) is not None:
             if not isinstance(linear_of(self.sizes.skeleton.get_submodule(layer.name)), nn.Linear):
                 continue
             if (layer.name, "") not in self.refused and not self.errors.decomposed(layer.name):
@@ -189,8 +219,8 @@ class Bench:
 
     def wait(self) -> Answer:
         """Find all that is missing of the present plan, here and now, and return the answer."""
-        while self.step(idle=False):
-            pass
+        self.missing = deque(self.asked.items())  # what another thread is at, too
+        self.work()
         return self.answer()
 
     def code(self) -> str:

@@ -17,7 +17,8 @@ from ...factors.sizing import Structure
 from ...kinds import linear_of
 from ...quantizers.calibration import calibrate, calibrated_weights, checked_batches
 from ...quantizers.edits import Inputs
-from ...stages import strip
+from ...quantizers.inputs import INPUT
+from ...stages import is_quantizer, strip
 from ...surgery.asked import naming
 from ...writing import write
 from .distances import apart, distance, norm, norm_of, read_in_pieces, weights_in
@@ -50,11 +51,12 @@ class Errors:
         self.dense: dict[str, Tensor] = {}  # outputs of the layers as they are, for these rows
 
     def key(self, name: str, edits: Sequence) -> str:
-        """Return what an error of a weight is kept by: digest of the layer, and its edits."""
+        """Return what an error of a weight is kept by: digest of the layer, edits of its weight."""
         if name not in self.digests:
             layer = self.model.get_submodule(name)
             self.digests[name] = digest(weights_in(layer))
-        return f"{self.digests[name]} {type(self.model.get_submodule(name)).__name__} {[*edits]}"
+        kind = type(self.model.get_submodule(name)).__name__
+        return f"{self.digests[name]} {kind} {_of_weights(edits)}"
 
     def spectrum(self, name: str) -> Spectrum:
         """Return the decomposition of a linear layer's weight."""
@@ -132,7 +134,7 @@ class Errors:
 
     def _rank(self, name: str, edits: Sequence) -> int | None:
         """Return the rank where the weight becomes a nearest pair and nothing else."""
-        inner = [edit for edit in edits if not isinstance(edit, Inputs)]
+        inner = _of_weights(edits)
         if len(inner) != 1 or type(inner[0]) is not LowRank or inner[0].init != "svd":
             return None
         return inner[0].resolve(linear_of(self.model.get_submodule(name))).rank
@@ -147,7 +149,11 @@ class Errors:
         x = self.seen[name]
         if name not in self.dense:
             self.dense[name] = self.model.get_submodule(name)(x)
-        calibrate(new.eval(), [(x,)])
+        quantizers = [module for module in new.eval().modules() if is_quantizer(module)]
+        if quantizers == [getattr(new, INPUT, None)]:
+            quantizers[0].calibrate(x)  # it meets x itself: the layer need not be called for that
+        else:
+            calibrate(new, [(x,)])
         whole = norm([self.dense[name]])
         return apart(new(x), self.dense[name]) ** 0.5 / whole if whole else 0.0
 
@@ -186,6 +192,10 @@ class Errors:
             write(self.shelf.folder / KEPT, json.dumps(dict(self.weights)))
         except OSError as error:
             self.shelf.trouble = f"errors are not kept on disk: {error}"
+
+
+def _of_weights(edits: Sequence) -> list:
+    return [edit for edit in edits if not isinstance(edit, Inputs)]
 
 
 @torch.no_grad()

@@ -1,5 +1,6 @@
 """The tab with a front: one dial of the plan, swept while the reader looks."""
 
+from collections import deque
 from html import escape
 
 import ipywidgets
@@ -50,7 +51,7 @@ class FrontView(Explorer):
         if active:
             self.renew()
         else:
-            self.bench.others = []
+            self.bench.others.clear()
 
     def measure(self) -> None:
         """Ask ``score`` about the student of every point; of a dict of numbers the first counts."""
@@ -68,10 +69,12 @@ class FrontView(Explorer):
 
     def _draw(self, dial: str | None) -> tuple[go.Figure, str]:
         if dial is None:
-            self.points, self.bench.others = [], []
+            self.points = []
+            self.bench.others.clear()
             fig = plots.figure(title="Nothing to sweep: put a structure, zeros or bits on a row")
             return fig, "The plan has no dial."
         one = self.found[dial]
         self.points = swept(self.bench, one, self.scores)
-        self.bench.others = [p.answer.asked for p in self.points if p.answer] * self.active
+        plans = [p.answer for p in self.points if p.answer and not p.answer.whole] * self.active
+        self.bench.others = deque(layer for plan in plans for layer in plan.asked.items())
         return draw_front(one, self.points, getattr(self.bench.rows[one.index], one.field))

@@ -10,7 +10,7 @@ OFTEN = 0.5  # seconds between two pieces of news
 
 
 class Worker:
-    """Takes a bench's steps in the background.
+    """Lets a bench work in the background.
 
     Args:
         told: called from the thread when there is news, and once when all is known.
@@ -66,16 +66,19 @@ class Worker:
             self.thread = None
             return False
 
+    def _goes_on(self) -> bool:
+        """Say whether to take another step, and tell what is known every now and then."""
+        if time.monotonic() - self.last > OFTEN:
+            self.last = time.monotonic()
+            self.told()
+        return not self.ended
+
     def _all(self) -> None:
-        last = time.monotonic()
-        while not self.ended and self.bench.step(idle=False):
-            if time.monotonic() - last > OFTEN:
-                self.told()
-                last = time.monotonic()
+        self.last = time.monotonic()
+        self.bench.work(self._goes_on)
         if self.again.is_set():
             return
         self.known.set()
         self.told()
-        while not (self.again.is_set() or self.ended) and self.bench.step():
-            pass
+        self.bench.work(lambda: not (self.again.is_set() or self.ended), idle=True)
         self.bench.errors.save()
