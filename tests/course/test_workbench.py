@@ -580,6 +580,7 @@ def test_every_cell_can_be_read_in_both_themes(page):
     page.plan_view.show_code()
     for view in (page.plan_view.table, page.plan_view.caption, page.plan_view.shown):
         assert "style=" in view.value and not re.search("color:#|background:#", view.value)
+        assert view.value.count("<table") == view.value.count('<table style="color:inherit;')
 
 
 def test_a_folder_opens_as_a_model_does(tmp_path):

@@ -124,7 +124,7 @@ def layer_table(lines: Sequence[Line], outputs: bool) -> str:
         cells.append((line.becomes, GROUND, "left"))
         body.append(_row("td", cells))
     head = _row("th", [(text, GROUND, "left") for text in heads])
-    style = "border-collapse:collapse;width:100%;font-size:13px;line-height:1.5"
+    style = "color:inherit;border-collapse:collapse;width:100%;font-size:13px;line-height:1.5"
     frame = "max-height:420px;overflow:auto;width:100%"
     return f'<div style="{frame}"><table style="{style}">{head}{"".join(body)}</table></div>'
 
@@ -153,7 +153,7 @@ def byte_table(answer: Answer) -> str:
     ratios = [(f"{sizes.ratios[key]:.2f}", tint(0.5, COST), "right") for key in COUNTS]
     cells.append([("times smaller", GROUND, "left"), *ratios])
     rows = "".join(_row("td", line) for line in cells)
-    style = "border-collapse:collapse;font-size:13px;line-height:1.5"
+    style = "color:inherit;border-collapse:collapse;font-size:13px;line-height:1.5"
     return f'<table style="{style}">{rows}</table>'
 
 
