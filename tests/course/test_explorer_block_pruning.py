@@ -141,7 +141,9 @@ def test_the_table_falls_with_steps_and_lambda(runs):
 def test_a_moved_slider_draws_what_a_fresh_figure_would(widget, runs):
     assert widget.settings() == {"penalty": 5.0, "step": 20}, "the middle one, at its end"
     widget.controls["penalty"].value = 10.0
+    axis = widget.figure.layout.xaxis2.range
     widget.controls["step"].value = 10
+    assert widget.figure.layout.xaxis2.range == axis and axis[0] < 0 and axis[1] > STEPS[-1]
     fresh, words = explorer.draw_pruning(10.0, 10, runs, explorer.pruning_table(runs))
     assert widget.caption.value == words and "2.00 times as fast" in words
     assert widget.figure.layout.title.text == fresh.layout.title.text

@@ -118,6 +118,13 @@ def test_without_a_result_it_still_draws():
     assert len(widget.figure.data[0].x) == 181 and not widget.figure.data[4].x
 
 
+def test_names_of_orders_have_room_beside_the_left_panel(table):
+    """In JupyterLab at 1100 pixels, 568 lie within the axes; a letter is up to 7.7 wide."""
+    layout = explorer.draw_plan(*explorer.USUAL, table)[0].layout
+    room = 568 * (layout.xaxis2.domain[0] - layout.xaxis.domain[1])
+    assert room > 7.7 * max(map(len, explorer.ORDERS)) + 12
+
+
 def test_a_moved_menu_is_a_fresh_figure(table):
     widget = explorer.deep_compression_explorer(table)
     for order, dropout, grid in product(explorer.ORDERS[::3], ("0", "0 to 0.1"), explorer.GRIDS):

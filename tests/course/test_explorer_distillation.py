@@ -110,6 +110,9 @@ def test_the_drawing_shows_the_numbers_of_the_table(rows):
     blue, red = (trace for trace in fig.data if trace.showlegend is None and trace.line.width == 3)
     assert list(blue.y) == [10.0, 25 - 4.5, 40.5] and list(red.y) == [10.0, 10.0, 20.0]
     assert "labels, step 4" in words and words.count("<tr>") == 4
+    ends = [d.draw_distillation("labels", "labels", "slot_f1", at, found, metrics(90))[0].layout
+            for at in (0, 2)]  # fmt: skip
+    assert ends[0].xaxis.range == ends[1].xaxis.range, "the axis does not follow the circles"
 
 
 def test_a_callback_takes_less_than_300_ms(explorer):

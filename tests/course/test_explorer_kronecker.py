@@ -98,6 +98,8 @@ def test_too_many_products_are_clipped_and_said(table, matrices):
     pairs = {name: pair_costs(weight) for name, weight in matrices.items()}
     words = explorer.draw_kronecker(2, 2, 64, "noise", table, pairs)[1]
     assert "4 products are exact" in words
+    words = explorer.draw_kronecker(1, 1, 2, "noise", table, pairs)[1]
+    assert "1 product is exact, more would be zeros" in words
     assert "are exact" not in explorer.draw_kronecker(2, 2, 4, "noise", table, pairs)[1]
 
 

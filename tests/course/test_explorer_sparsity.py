@@ -111,6 +111,8 @@ def test_the_figure_draws_the_table(explorer):
     corner, gray, blue, mark = explorer.figure.data
     assert [list(line) for line in corner.z] == row["corner"]
     assert (mark.x[0], mark.y[0]) == (row["bits"], pytest.approx(100 * row["output_error"]))
+    axes = explorer.figure.layout.xaxis, explorer.figure.layout.yaxis
+    assert [(axis.showgrid, axis.zeroline) for axis in axes] == [(False, False)] * 2
     at = PATTERNS.index("4:8")
     assert (blue.x[at], blue.y[at]) == (mark.x[0], mark.y[0])
     other = sparsity_costs(W, GRAM, "4:8", SCORES[0])["output_error"]

@@ -1,5 +1,6 @@
 """Notebook 02: what its explorer computes and draws, and its exercises at the edges."""
 
+import math
 import time
 from itertools import pairwise
 
@@ -123,6 +124,12 @@ def test_a_moved_slider_draws_what_a_fresh_figure_would(widget, rows, matrices):
     now = widget.figure.to_plotly_json()
     assert now["layout"]["title"] != before["layout"]["title"]
     assert now["data"][2]["x"] != before["data"][2]["x"]
+
+
+def test_the_smallest_train_of_the_lesson_lies_within_the_axes(widget):
+    """512 x 128 in digits of 2: at rank 1 sixteen pairs of numbers."""
+    percent = 100 * shapes.tt_parameters([2] * 9 + [2] * 7, 1) / (512 * 128)
+    assert widget.figure.layout.xaxis.range[0] < math.log10(percent) - 0.1
 
 
 def test_the_caption_says_when_no_pair_is_that_small(rows, matrices):

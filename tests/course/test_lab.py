@@ -10,7 +10,7 @@ import torch
 
 import tqlearn as tq
 from tqlearn.lab import explorers, plots, results, student
-from tqlearn.lab.explorers import live
+from tqlearn.lab.explorers import block_pruning, live
 from tqlearn.lab.reading import Reading
 
 GROUPS = ("word embeddings", "attention", "feed-forward", "pooler")
@@ -128,6 +128,11 @@ def test_every_text_is_legible_in_both_themes():
         assert plots.contrast(plots.NIGHT[plots.INK], ground) >= 4.5
         for color in (plots.NIGHT[plots.BLUE], *plots.COLORS[1:-1], plots.GRAY):
             assert plots.contrast(color, ground) >= 3  # lines and dots
+    assert plots.contrast(plots.NIGHT[plots.BLUE], plots.SKY) >= 1.6  # side by side in lesson 10
+    for ground in (plots.GONE, plots.NIGHT[plots.GONE]):  # pale and dark blocks of lesson 07
+        edge = min(plots.contrast(shade, ground) for _, shade in block_pruning.SHADES)
+        assert edge >= 1.4 and plots.contrast(block_pruning.SHADES[1][1], ground) >= 2.4
+    assert plots.contrast(plots.NIGHT[plots.GONE], "#FFFFFF") > 4, "no white areas on a dark page"
     for color in (*plots.COLORS, plots.GRAY):
         assert plots.contrast(plots.legible(color), "#FFFFFF") >= 4.5
         assert plots.contrast(plots.over(color), color) >= 4.5

@@ -81,7 +81,9 @@ def test_show_prints_and_plots(teacher, flights, capsys, monkeypatch):
 def test_names_in_the_picture_do_not_overlap():
     """Everything keeps its name while there is room; where there is none, the dot has it alone."""
     assert ledger.labels([(300, 200, 9, "teacher")]) == [("teacher", "bottom center")]
-    assert ledger.labels([(300, 10, 9, "untrained")])[0][1].startswith("top")
+    assert ledger.labels([(300, 10, 9, "untrained")])[0][1] == "top center"
+    assert ledger.labels([(60, 10, 9, "Kronecker products")])[0][1] == "middle right"
+    assert ledger.labels([(660, 200, 9, "Kronecker products")])[0][1] == "bottom left"
     pair = ledger.labels([(300, 200, 9, "one"), (300, 185, 9, "two")])
     assert [name for name, _ in pair] == ["one", "two"] and pair[0][1] != "bottom center"
     crowd = ledger.labels([(300 + k % 3, 200, 5, "a long name") for k in range(30)])

@@ -3,10 +3,12 @@
 import gzip
 import json
 
+import ipywidgets
 import pytest
 from plotly.offline import get_plotlyjs
 
 from tqlearn.lab import explorers, plots
+from tqlearn.lab.explorers import Explorer
 
 
 @pytest.fixture
@@ -28,6 +30,13 @@ def test_a_picture_stands_in_until_the_live_figure_is_drawn(explorer):
     explorer.controls["rank"].value = 30
     assert explorer.picture.outputs == last, "nobody sees it any more"
     assert json.loads(second.figure)["layout"]["title"]["text"] == explorer.figure.layout.title.text
+
+
+def test_names_of_controls_begin_at_the_left(explorer):
+    names = ipywidgets.Dropdown(options=["one"], description="matrix")
+    rows = Explorer(lambda name: explorer.draw(**explorer.settings()), name=names)
+    every = *explorer.controls.values(), *rows.controls.values()
+    assert {control.style.description_width for control in every} == {"initial"}
 
 
 def test_a_dark_page_has_a_color_for_all_that_is_drawn_on_paper(explorer):

@@ -4,6 +4,7 @@ import json
 import re
 import sys
 from html import unescape
+from itertools import product
 from pathlib import Path
 from threading import Barrier
 
@@ -27,6 +28,7 @@ from transformers import (
 import tqlearn as tq
 import tqlearn.lab
 from tqlearn.factors.svd import truncated_svd
+from tqlearn.lab import plots
 from tqlearn.lab.workbench import Bench, Row, code, distance, plan_of, workbench
 from tqlearn.lab.workbench.dials import Dials
 from tqlearn.lab.workbench.distances import PIECE, apart
@@ -35,7 +37,7 @@ from tqlearn.lab.workbench.opening import opened
 from tqlearn.lab.workbench.positions import dials, near
 from tqlearn.lab.workbench.samples import SAMPLE
 from tqlearn.lab.workbench.spectra import Spectrum, digest
-from tqlearn.lab.workbench.tables import COST, INK, LOSS, kilo, tint
+from tqlearn.lab.workbench.tables import COST, LOSS, kilo, tint
 
 TINY = {
     "hidden_size": 32,
@@ -616,21 +618,19 @@ def test_every_part_of_the_page_is_one_that_all_notebooks_know(opened_page):
     assert "export default" in front and not re.search("https?:|fetch", front), "nothing is fetched"
 
 
-def luminance(color):
-    parts = [int(color[k : k + 2], 16) / 255 for k in (1, 3, 5)]
-    r, g, b = (c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in parts)
-    return 0.2126 * r + 0.7152 * g + 0.0722 * b
-
-
 def test_every_cell_can_be_read_in_both_themes(page):
-    for color in (COST, LOSS):
-        assert tint(0, color) == "#FFFFFF" and tint(1, color) == color == tint(7, color)
-        for k in range(21):
-            paper, ink = luminance(tint(k / 20, color)), luminance(INK)
-            assert (paper + 0.05) / (ink + 0.05) >= 4.5
-    for view in (page.plan_view.table.value, page.plan_view.caption.value):
-        cells = re.findall(r'<t[dh] style="([^"]*)"', view)
-        assert cells and all(re.search("color:#.*background:#", style) for style in cells)
+    """Letters and grounds of JupyterLab's themes, in the page and in the frame of a tab."""
+    for letters, grounds in (("#212121", ["#FFFFFF"]), ("#FFFFFF", ["#111111", "#212121"])):
+        for color, ground, k in product((COST, LOSS), grounds, range(-1, 22)):
+            *veil, part = map(float, re.findall(r"[\d.]+", tint(k / 20, color)))
+            paper = [int(ground[at : at + 2], 16) for at in (1, 3, 5)]
+            mixed = [round(p + part * (v - p)) for v, p in zip(veil, paper, strict=True)]
+            assert plots.contrast("#{:02X}{:02X}{:02X}".format(*mixed), letters) >= 4.5
+            assert mixed == paper or k > 0
+    page.plan_view.show_code()
+    for view in (page.plan_view.table, page.plan_view.caption, page.plan_view.shown):
+        assert "style=" in view.value and not re.search("color:#|background:#", view.value)
+        assert view.value.count("<table") == view.value.count('<table style="color:inherit;')
 
 
 def test_a_folder_opens_as_a_model_does(tmp_path):

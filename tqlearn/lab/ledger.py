@@ -166,7 +166,7 @@ def table(entries: list[dict]) -> str:
 
 
 def labels(points: Sequence[tuple]) -> list[tuple[str, str]]:
-    """Return what to write at each point of a picture and where, so that no two texts overlap.
+    """Return what to write at each point of a picture and where: within it, no two texts overlap.
 
     Args:
         points: pixels from the left, pixels from below, radius of the dot, and its name.
@@ -181,10 +181,11 @@ def labels(points: Sequence[tuple]) -> list[tuple[str, str]]:
         wide, high = LETTER[0] * len(name), LETTER[1]
         across = {"center": x - wide / 2, "right": x + r, "left": x - r - wide}
         up = {"bottom": y - r - high, "top": y + r, "middle": y - high / 2}
-        for place in PLACES if y > 2 * high else PLACES[::-1]:  # not on the numbers of the axis
+        lowest = sorted(PLACES, key=lambda place: "bottom" in place)  # not on the axis's numbers
+        for place in PLACES if y > 2 * high else lowest:
             left, low = across[place.split()[1]], up[place.split()[0]]
             box = (left, left + wide, low, low + high)
-            if not any(
+            if 0 <= left <= AREA[0] - wide and not any(
                 box[0] < b[1] and b[0] < box[1] and box[2] < b[3] and b[2] < box[3] for b in taken
             ):
                 taken.append(box)

@@ -19,11 +19,11 @@ WIDTH, HEIGHT = 780, 420
 BLUE, ORANGE, GREEN, RED = "#0072B2", "#E69F00", "#009E73", "#D55E00"
 SKY, PINK, GRAY, INK = "#56B4E9", "#CC79A7", "#9AA0A6", "#30343B"
 COLORS = (BLUE, ORANGE, GREEN, RED, SKY, PINK, INK)
-PAPER, GRID, EDGE, FAINT = "white", "#E6E8EB", "#C3C7CC", "#D5D8DC"
+PAPER, GRID, EDGE, FAINT, GONE = "white", "#E6E8EB", "#C3C7CC", "#D5D8DC", "#EBECEE"
 # what takes their place where an explorer stands on a dark page. Still pictures keep their white
 # paper: no color of text has a contrast of 4.5 both with white and with JupyterLab's #111111
-NIGHT = {INK: "#E4E7EB", BLUE: "#3A9AD9", FAINT: "#4A525D", EDGE: "#7A838F",
-         GRID: "#363D47", PAPER: "rgba(0,0,0,0)"}  # fmt: skip
+NIGHT = {INK: "#E4E7EB", BLUE: "#2B87C8", FAINT: "#4A525D", EDGE: "#7A838F",
+         GRID: "#363D47", GONE: "#6B727B", PAPER: "rgba(0,0,0,0)"}  # fmt: skip
 
 # no "Share chart..." button: it uploads the figure, and this course asks no network for anything
 CONFIG = {"displaylogo": False, "responsive": True, "showSendToCloud": False}

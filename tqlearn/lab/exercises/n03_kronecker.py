@@ -202,7 +202,8 @@ EXERCISES = (
         difficulty="hard", minutes=15, answer=kronecker_layer, cases=_layers,
         checks=(
             Gradient(),
-            Cost("right, but {ratio} times the work: choose the cheaper order for each product"),
+            Cost("right, but {ratio} times the work: never build W, and choose the cheaper order "
+                 "for each product"),
         ),
         mistakes=(
             Mistake("this is the sum of kron(B, A): a token is a grid of n1 rows and n2 columns",

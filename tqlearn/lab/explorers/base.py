@@ -56,6 +56,7 @@ class Explorer(ipywidgets.VBox):
         self.children[0].layout.flex_flow = "row wrap"
         self.children[0].layout.grid_gap = "0 20px"  # or a control's value runs into the next name
         for control in controls.values():
+            control.style.description_width = "initial"  # names begin where those above begin
             control.observe(self.redraw, names="value")
 
     def settings(self) -> dict:

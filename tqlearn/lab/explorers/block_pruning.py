@@ -13,7 +13,6 @@ from .. import plots
 from .base import Explorer, choice, sweep
 
 MATRICES = ("query", "key", "value", "output")
-GONE = "#EBECEE"
 SHADES = [[0, "#A6CBE8"], [1, "#08306B"]]  # light scores are near the line, dark ones high
 LOW, HIGH = -2.2, 0.0  # of the shades: at a threshold of 0.1 a block goes at -2.197
 
@@ -112,8 +111,8 @@ def draw_sheet(fig: go.Figure, shot: Mapping, axis: str = "") -> go.Figure:
     places = frames(shot)
     for _, x0, x1, y0, y1 in places:
         fig.add_shape(
-            type="rect", x0=x0, x1=x1, y0=y0, y1=y1, fillcolor=GONE, line_width=0, layer="below",
-            xref=f"x{axis}", yref=f"y{axis}",
+            type="rect", x0=x0, x1=x1, y0=y0, y1=y1, fillcolor=plots.GONE, line_width=0,
+            layer="below", xref=f"x{axis}", yref=f"y{axis}",
         )  # fmt: skip
     row = places[: len(MATRICES) + 1]
     bands = places[:: len(MATRICES) + 1]
@@ -188,7 +187,7 @@ def draw_pruning(
             mode="lines", line={"color": plots.BLUE, "width": 3}, name="your lambda", **way,
         ),
         go.Scatter(x=[step], y=[100 * chosen["density"]], mode="markers", marker=ring,
-                   name="your step", **way),
+                   name="your step", cliponaxis=False, **way),
         go.Scatter(
             x=[100 * row["compacted"] for row in ends], y=[row["slot_f1"] for row in ends],
             text=[f"{row['penalty']:g}" for row in ends], mode="markers+text",
@@ -205,12 +204,13 @@ def draw_pruning(
     fig.update_layout(
         xaxis={"domain": [0, 1], "side": "top", "anchor": "y"},
         yaxis={"domain": [0.56, 1]},
-        xaxis2={"domain": [0, 0.44], "anchor": "y2", "title.text": "step"},
+        xaxis2={"domain": [0, 0.44], "anchor": "y2", "title.text": "step",
+                "range": [-0.05 * last, 1.05 * last]},
         yaxis2={"domain": [0, 0.4], "anchor": "x2", "title.text": "kept, %", "range": [0, 105]},
         xaxis3={"domain": [0.57, 1], "anchor": "y3", "title.text": "left when compacted, %"},
         yaxis3={"domain": [0, 0.4], "anchor": "x3", "title.text": "slot F1, %"},
         margin_t=95,
-    )
+    )  # fmt: skip
     return fig, _caption(chosen, mine[-1])
 
 

@@ -159,10 +159,10 @@ def draw_plan(order: str, dropout: str, grid: str, table: Sequence[dict]) -> tup
         legend_traceorder="normal",
     )  # fmt: skip
     fig.update_layout(
-        xaxis={"domain": [0, 0.37], "title.text": "epoch", "range": [0, EPOCHS]},
+        xaxis={"domain": [0, 0.33], "title.text": "epoch", "range": [0, EPOCHS]},
         yaxis={"title.text": "in parts of the largest", "range": [-0.4, 1.1],
                "tickvals": [0, 0.5, 1]},
-        xaxis2={"domain": [0.71, 1], "title.text": "score, mean of the seeds", "anchor": "y2"},
+        xaxis2={"domain": [0.71, 1], "title.text": "mean score", "anchor": "y2"},
         yaxis2={"anchor": "x2", "type": "category", "categoryorder": "array",
                 "categoryarray": [*ORDERS[::-1]], "range": [-0.6, len(ORDERS) - 0.4]},
     )  # fmt: skip

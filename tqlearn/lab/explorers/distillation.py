@@ -107,6 +107,7 @@ def draw_distillation(
     ]
     label = next(label for label, key in METRICS.items() if key == metric)
     last = max(point["step"] for n in (student, other) for point in over_seeds(found[n], metric))
+    end = max(last, *(max(trace.x) for trace in gray))
     fig = plots.figure(
         *gray,
         *chosen,
@@ -119,6 +120,7 @@ def draw_distillation(
         ),
         title=f"{label[0].upper()}{label[1:]}: point {eighth} of {CHECKPOINTS}",
         x="step (bands: lowest and highest of the seeds)",
+        xaxis_range=[-0.03 * end, 1.03 * end],  # or it would follow the circles
     )
     return fig, _caption((student, other), eighth, found, teacher)
 

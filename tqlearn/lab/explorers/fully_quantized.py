@@ -189,7 +189,8 @@ def draw_kinds(
         xaxis2={"domain": [0.64, 1], "title.text": "bits of the chosen kind",
                 "tickvals": [*range(len(BITS))], "ticktext": [str(b) for b in BITS],
                 "range": [-0.4, len(BITS) - 0.6]},
-        yaxis2={"anchor": "x2", "type": "log", "title.text": "added perplexity", **ticks},
+        yaxis2=ticks | {"anchor": "x2", "type": "log", "title.text": "added perplexity",
+                        "range": [-3.3, 5.3]},  # a whole ring at the least
     )  # fmt: skip
     return fig, _caption(mine, [row for k, row in here.items() if k in KINDS])
 

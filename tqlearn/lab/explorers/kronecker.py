@@ -156,7 +156,9 @@ def _caption(row: dict, chosen: dict, products: int, pairs: list[dict]) -> str:
         f"B first, {chosen['a_first']:,} with A first, {row['dense']:,} without products. "
     )
     if chosen["products"] < products:
-        words += f"{chosen['products']} products are exact, more would be zeros. "
+        count = chosen["products"]
+        exact = "1 product is" if count == 1 else f"{count} products are"
+        words += f"{exact} exact, more would be zeros. "
     fitting = [pair for pair in pairs if pair["numbers"] <= chosen["numbers"]]
     if not fitting:
         return words + "No low-rank pair is that small."

@@ -169,7 +169,7 @@ def draw_settings(
     fig = plots.figure(
         dots("all settings", mine, mode="markers", marker={"color": plots.SKY, "size": 6}),
         dots("published", marked, mode="markers+text", marker={"color": plots.INK, "size": 9},
-             text=[*PUBLISHED], textposition="bottom center"),
+             text=[*PUBLISHED], textposition="bottom right"),
         dots("yours", [chosen], mode="markers", marker=ring),
         *bars,
         title=f"{model}: {chosen['numbers']:,} numbers, {chosen['times']:.2f} times smaller",

@@ -19,7 +19,7 @@ PATTERNS = ("1:4", "1:2", "2:4", "4:8", "8:16", ANY, "4:8 pairs", "3:4")
 SCORES = ("size", "size x input")
 ROWS, COLUMNS = 16, 32  # of the corner that is drawn
 HOLE = "#C9CDD2"  # a kept weight near zero is nearly white, so the holes are gray
-LABELS = {"1:2": "bottom right", "2:4": "top right", ANY: "bottom left", "4:8 pairs": "top right"}
+LABELS = {"1:2": "bottom left", "2:4": "top right", ANY: "bottom left", "4:8 pairs": "top right"}
 
 
 def scores_of(weight: Tensor, gram: Tensor, score: str) -> Tensor:
@@ -154,15 +154,17 @@ def draw_sparsity(
     corner = {"x0": -0.5, "x1": COLUMNS - 0.5, "y0": -0.5, "y1": ROWS - 0.5}
     fig.add_shape(type="rect", **corner, fillcolor=HOLE, line_width=0, layer="below")
     fig.update_layout(
-        xaxis={"domain": [0, 0.43], "title.text": "input", "showgrid": False, "dtick": 8},
-        yaxis={"title.text": "output", "autorange": "reversed", "showgrid": False, "dtick": 4},
+        xaxis={"domain": [0, 0.41], "title.text": "input", "dtick": 8},
+        yaxis={"title.text": "output", "autorange": "reversed", "dtick": 4},
         xaxis2={
-            "domain": [0.54, 1],
+            "domain": [0.55, 1],
             "title.text": "bits per weight, places included",
             "range": [1, 5],
         },
         yaxis2={"anchor": "x2", "title.text": "output error in percent", "range": [0, 62]},
     )
+    lines = {"showgrid": False, "zeroline": False}  # either would cross the matrix
+    fig.update_layout(xaxis=lines, yaxis=lines)
     return fig, _caption(chosen)
 
 

@@ -120,7 +120,7 @@ def draw_trains(
         x="percent of the whole matrix: numbers, or work (logarithmic)",
         y="relative error in percent",
         xaxis_type="log",
-        xaxis_range=[-1.3, 2.5],
+        xaxis_range=[-1.5, 2.5],
         xaxis_tickvals=[0.1, 1, 10, 100],
         yaxis_range=[-3, 103],
         shapes=[{"type": "line", "x0": 100, "x1": 100, "y0": 0, "y1": 100}],

@@ -1,6 +1,6 @@
 """The workbench's tables, in HTML: bytes three ways, and layers colored by cost and loss.
 
-Dark letters on light cells, each with a color of its own: readable on a dark page, too.
+The page's own letters and ground, which shines through every tint: readable in both themes.
 """
 
 import re
@@ -12,8 +12,9 @@ from statistics import fmean
 from .bench import Bench
 from .layers import Answer, Layer
 
-INK, WHITE = "#20242A", "#FFFFFF"
-COST, LOSS = "#8CC4EE", "#FFB08A"  # of all the bytes; of an error of 1
+GROUND, RULE = "transparent", "1px solid rgba(128,134,142,0.5)"
+COST, LOSS = (58, 140, 200), (224, 112, 58)  # of all the bytes; of an error of 1
+STRONG = 0.55  # how much of a page the fullest tint covers
 COUNTS = {"nominal": "numbers alone", "with_metadata": "with scales", "file": "whole file"}
 
 
@@ -84,11 +85,9 @@ def _line(group: str, layers: Sequence[Layer], answer: Answer, after: dict, beco
     )
 
 
-def tint(share: float | int, color: str) -> str:
-    """Return a color between white, at 0, and the full one, at 1."""
-    share = min(max(share, 0.0), 1.0)
-    pairs = [[int(c[k : k + 2], 16) for c in (WHITE, color)] for k in (1, 3, 5)]
-    return "#" + "".join(f"{round(a + share * (b - a)):02X}" for a, b in pairs)
+def tint(share: float | int, color: tuple[int, int, int]) -> str:
+    """Return the color as a veil over the page: none at 0, the fullest at 1."""
+    return "rgba({},{},{},{:.3f})".format(*color, STRONG * min(max(share, 0.0), 1.0))
 
 
 def kilo(count: int | float | None) -> str:
@@ -116,28 +115,28 @@ def layer_table(lines: Sequence[Line], outputs: bool) -> str:
     heads += ["of outputs"] * outputs + ["becomes"]
     body = []
     for line in lines:
-        cells = [(line.name, WHITE, "left"), (line.shape, WHITE, "left")]
+        cells = [(line.name, GROUND, "left"), (line.shape, GROUND, "left")]
         cells += [(kilo(line.before), tint(line.before / most, COST), "right")]
         size = 0 if line.after is None else line.after / most
         cells += [(kilo(line.after), tint(size, COST), "right")]
         for error in (line.weight, line.output)[: 1 + outputs]:
             cells.append((percent(error, line), tint(error or 0, LOSS), "right"))
-        cells.append((line.becomes, WHITE, "left"))
+        cells.append((line.becomes, GROUND, "left"))
         body.append(_row("td", cells))
-    head = _row("th", [(text, WHITE, "left") for text in heads])
-    style = f"border-collapse:collapse;width:100%;font-size:13px;line-height:1.5;background:{WHITE}"
+    head = _row("th", [(text, GROUND, "left") for text in heads])
+    style = "color:inherit;border-collapse:collapse;width:100%;font-size:13px;line-height:1.5"
     frame = "max-height:420px;overflow:auto;width:100%"
     return f'<div style="{frame}"><table style="{style}">{head}{"".join(body)}</table></div>'
 
 
 def _row(tag: str, cells: Sequence[tuple[str, str, str]]) -> str:
     """Return a line: numbers on one line each, heads on several; names break at dots and bars."""
-    style = "padding:2px 8px;border-bottom:1px solid #C3C7CC"
+    style = f"padding:2px 8px;border-bottom:{RULE}"
     found = ""
     for k, (text, color, side) in enumerate(cells):
         firm = ";white-space:nowrap" * (tag == "td" and 0 < k < len(cells) - 1)
         words = escape(text) if k else re.sub("([._])", r"\1<wbr>", escape(text))
-        look = f"{style};color:{INK};background:{color};text-align:{side}{firm}"
+        look = f"{style};background:{color};text-align:{side}{firm}"
         found += f'<{tag} style="{look}">{words}</{tag}>'
     return f"<tr>{found}</tr>"
 
@@ -147,14 +146,14 @@ def byte_table(answer: Answer) -> str:
     if answer.sizes is None:
         return "<p>The bytes follow as soon as the errors are turned into ranks …</p>"
     sizes, whole = answer.sizes, answer.sizes.reference
-    cells = [[("", WHITE, "left"), *((text, WHITE, "right") for text in COUNTS.values())]]
+    cells = [[("", GROUND, "left"), *((text, GROUND, "right") for text in COUNTS.values())]]
     for title, one in (("before", whole), ("after", sizes)):
-        counts = [(f"{getattr(one, key):,}", WHITE, "right") for key in COUNTS]
-        cells.append([(title, WHITE, "left"), *counts])
+        counts = [(f"{getattr(one, key):,}", GROUND, "right") for key in COUNTS]
+        cells.append([(title, GROUND, "left"), *counts])
     ratios = [(f"{sizes.ratios[key]:.2f}", tint(0.5, COST), "right") for key in COUNTS]
-    cells.append([("times smaller", WHITE, "left"), *ratios])
+    cells.append([("times smaller", GROUND, "left"), *ratios])
     rows = "".join(_row("td", line) for line in cells)
-    style = f"border-collapse:collapse;font-size:13px;line-height:1.5;background:{WHITE}"
+    style = "color:inherit;border-collapse:collapse;font-size:13px;line-height:1.5"
     return f'<table style="{style}">{rows}</table>'
 
 

@@ -120,8 +120,7 @@ class PlanView(Explorer):
 
     def show_code(self) -> None:
         """Print the plan as code."""
-        style = "padding:8px;border:1px solid #C3C7CC;overflow:auto;line-height:1.4"
-        style += f";color:{tables.INK};background:{tables.WHITE}"
+        style = f"padding:8px;border:{tables.RULE};overflow:auto;line-height:1.4"
         self.shown.value = f'<pre style="{style}">{escape(self.bench.code())}</pre>'
 
     def measure(self) -> None:
