@@ -27,18 +27,25 @@ pytestmark = pytest.mark.browser
 NOTEBOOKS = sorted(path.stem for path in (ROOT / "notebooks").glob("[0-9]*.ipynb"))
 WHOLE = ("00", "02")  # Run > Run All Cells: two short ones
 # A page draws what a few steps leave as it draws what all of them do; nbval runs all of them.
+LOAD = 'flights = tq.data.load("flights")'
+FEW = (LOAD, f'{LOAD}\nflights["test"] = flights["test"].select(range(120))')
 BRIEF = {
     "04": [("1e-3, scale_rate, 110,", "1e-3, scale_rate, 10,")],
-    "06": [("def learn(model, steps=60,", "def learn(model, steps=3,")],
-    "07": [("def prune(penalty, steps=120)", "def prune(penalty, steps=60)")]
+    "06": [FEW, ("def learn(model, steps=60,", "def learn(model, steps=3,")],
+    "07": [FEW, ("def prune(penalty, steps=120)", "def prune(penalty, steps=60)")]
     + [("in (0.3, 1.0, 2.0, 5.0, 10.0)", "in (1.0, 5.0, 10.0)")],
-    "08": [("one_school, steps=80", "one_school, steps=4")],
+    "08": [FEW, ("one_school, steps=80", "one_school, steps=4")],
     "09": [("max_steps=300", "max_steps=20"), ("range(0, 500, 4)", "range(0, 500, 50)")],
     "10": [("hide_words(tokenizer, 0), 160,", "hide_words(tokenizer, 0), 10,")]
     + [("stage_2, 60)", "stage_2, 10)"), ("labels_alone, 60)", "labels_alone, 10)")]
     + [("stage_2, 220)", "stage_2, 10)")],
-    "11": [("rate=3e-4, steps=120)", "rate=3e-4, steps=12)"), ("batches[::16]", "batches[::64]")],
-    "13": [("steps=250, rate=4e-3, warm=50", "steps=10, rate=4e-3, warm=5")],
+    "11": [
+        FEW,
+        ("rate=3e-4, steps=120)", "rate=3e-4, steps=12)"),
+        ("batches[::16]", "batches[::64]"),
+    ],
+    "13": [("steps=250, rate=4e-3, warm=50", "steps=10, rate=4e-3, warm=5")]
+    + [("for bits in (8, 6, 5, 4, 3):", "for bits in (8, 4):")],
 }
 ORANGE, GREEN = "rgb(230, 159, 0)", "rgb(30, 142, 62)"  # check's boxes: TODO and PASS
 BROKEN = (
