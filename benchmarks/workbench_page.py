@@ -24,7 +24,7 @@ torch.manual_seed(0)
 model = BertModel(BertConfig()).eval()
 rows = [
     Row("encoder*", structure="LowRank", amount=64, quantizer="LSQ"),
-    Row("*", quantizer="LSQ", bits=8),
+    Row("*", quantizer="LSQ", bits=6),
 ]
 page = workbench(model, rows=rows)
 page
@@ -99,6 +99,8 @@ if __name__ == "__main__":
         "addopts=",
         "-o",
         "python_files=*.py",
+        "-W",
+        "ignore::pytest.PytestAssertRewriteWarning",  # tqlearn was imported for the options
     ]
 
     class Told:

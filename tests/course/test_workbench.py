@@ -3,6 +3,7 @@
 import json
 import re
 import sys
+import time
 from html import unescape
 from itertools import product
 from pathlib import Path
@@ -38,6 +39,7 @@ from tqlearn.lab.workbench.positions import dials, near
 from tqlearn.lab.workbench.samples import SAMPLE
 from tqlearn.lab.workbench.spectra import Spectrum, digest
 from tqlearn.lab.workbench.tables import COST, LOSS, kilo, tint
+from tqlearn.lab.workbench.threads import Room, both
 
 TINY = {
     "hidden_size": 32,
@@ -293,6 +295,27 @@ def test_two_layers_are_found_at_a_time_and_none_twice(monkeypatch):
     bench.rows = rows
     assert bench.wait().weights == alone.answer().weights and bench.answer().whole
     assert sorted(found) == ["0", "1", "2", "3", "4", "5"]
+
+
+def test_a_large_layer_waits_until_there_is_room(monkeypatch):
+    monkeypatch.setattr("tqlearn.lab.workbench.threads.SMALL", 100)
+    room, held, most = Room(80), [], []
+    sizes = iter([80, 60, 80, 50, 50, 20, 20] * 5)
+
+    def step():
+        if (size := next(sizes, None)) is None:
+            return False
+        with room.hold(size):
+            held.append(size)
+            most.append(sum(held))
+            time.sleep(0.001)  # a moment for the other thread
+            held.remove(size)
+        return True
+
+    both(step)
+    assert (room.most, room.held) == (100, 0) and 80 < max(most) <= 100
+    with room.hold(1000):  # more than all the room, alone
+        assert room.held == 1000
 
 
 def test_what_fails_in_one_thread_is_raised_and_ends_the_other(monkeypatch):

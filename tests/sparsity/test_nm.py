@@ -139,10 +139,18 @@ def test_a_weight_is_zeroed_as_masked_fill_does_to_the_bit(dtype):
     mask = torch.tensor([[True] * 8, [False] * 8]).T
     bits = {2: torch.int16, 4: torch.int32, 8: torch.int64}[weight.element_size()]
     found, other = zeroed(weight, mask), weight.masked_fill(~mask, 0)
-    assert torch.equal(found.detach().view(bits), other.detach().view(bits))
+    for one in (found.detach(), zeroed(weight.detach(), mask)):
+        assert torch.equal(one.view(bits), other.detach().view(bits))
     upstream = torch.randn_like(weight)
     pair = [torch.autograd.grad(out, weight, upstream)[0] for out in (found, other)]
     assert torch.equal(*pair)
+
+
+def test_a_large_weight_is_zeroed_piece_by_piece(monkeypatch):
+    monkeypatch.setattr("tqlearn.sparsity.nm.PIECE", 24)
+    for shape in ((7, 8), (1, 50), (0, 8), (3, 4, 4)):
+        weight = torch.randn(shape)
+        assert torch.equal(zeroed(weight, weight > 0), weight.relu())
 
 
 def test_gradients_of_the_three_updates():

@@ -101,9 +101,15 @@ def ungrouped(groups: Tensor, shape: tuple[int, ...], axis: int) -> Tensor:
 def zeroed(weight: Float[Tensor, "..."], mask: Bool[Tensor, "..."]) -> Float[Tensor, "..."]:
     """Return a weight with exact zeros where the mask is False, as ``masked_fill`` does.
 
-    That one goes number by number on a CPU, this comparison by whole registers.
+    That one goes number by number on a CPU, this comparison by whole registers. It takes a mask in
+    floats, so it works piece by piece, and not where the mask is kept for a gradient.
     """
-    return torch.ops.aten.threshold_backward(weight, mask.to(weight.dtype), 0.5)
+    if weight.device.type != "cpu" or (weight.requires_grad and torch.is_grad_enabled()):
+        return weight.masked_fill(~mask, 0)
+    rows, found = max(1, PIECE * len(weight) // max(1, weight.numel())), torch.empty_like(weight)
+    for out, w, m in zip(*(x.split(rows) for x in (found, weight, mask)), strict=True):
+        out.copy_(torch.ops.aten.threshold_backward(w, m.to(w.dtype), 0.5))
+    return found
 
 
 class _Keep(torch.autograd.Function):

@@ -9,7 +9,7 @@
 - ``distances``, ``samples``, ``errors``: what a layer loses
 - ``layers``, ``positions``: what there is to tell, and where dials can stand
 - ``bench``: all of it for one model, without widgets
-- ``worker``: in the background
+- ``threads``, ``worker``: two layers at a time, in the background
 - ``dials``, ``tables``, ``front``, ``view``: what the reader sees
 - ``opening``: a folder or a name in the place of a model
 """

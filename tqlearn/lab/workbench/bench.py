@@ -3,7 +3,7 @@
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from threading import Lock, Thread
+from threading import Lock
 
 from torch import nn
 
@@ -18,6 +18,7 @@ from .layers import Answer, Layer, in_turn
 from .positions import near
 from .rows import Row, code, plan_of, quantizes_inputs
 from .sizes import Sizes
+from .threads import Room, both
 
 START = (Row("*", quantizer="LSQ", bits=8),)
 
@@ -58,7 +59,8 @@ class Bench:
         self.errors = Errors(model, None if cache is None else Path(cache), self.batches)
         self.refused: dict[tuple[str, str], str] = {}
         self.layers = self._layers()
-        self.lock = Lock()
+        self.bytes = {layer.name: layer.bytes for layer in self.layers}
+        self.lock, self.room = Lock(), Room(max(self.bytes.values(), default=0))
         self.others: deque = deque()  # layers of more plans, to find behind the present one's
         self.nearby: tuple = None, deque()  # rows, and layers of the plans a move away from them
         self.whole = deque(self.layers)  # to decompose when nothing else is left
@@ -142,24 +144,8 @@ class Bench:
         return found or (idle and (self._next(self._ahead()) or self._decompose()))
 
     def work(self, wanted: Callable[[], bool] = lambda: True, idle: bool = False) -> None:
-        """Take steps in two threads, which torch lets compute at a time, until nothing is missing
-        or no more is wanted.
-        """
-        failed: list[BaseException] = []
-
-        def steps() -> None:
-            try:
-                while wanted() and not failed and self.step(idle=idle):
-                    pass
-            except BaseException as error:  # raised below, when the other thread has ended, too
-                failed.append(error)
-
-        other = Thread(target=steps, name="tqlearn-workbench", daemon=True)
-        other.start()
-        steps()
-        other.join()
-        if failed:
-            raise failed[0]
+        """Take steps in two threads until nothing is missing or no more is wanted."""
+        both(lambda: self.step(idle=idle), wanted)
 
     def _taken(self, layers: deque) -> object:
         with self.lock:
@@ -177,7 +163,8 @@ class Bench:
         if (name, str(edits)) in self.refused or self.errors.ready(name, edits):
             return False
         try:
-            self.errors.find(name, edits)
+            with self.room.hold(self.bytes[name]):
+                self.errors.find(name, edits)
         except (ValueError, TypeError) as error:
             self.refused[name, str(edits)] = str(error)
         return True
@@ -211,7 +198,8 @@ class Bench:
                 continue
             if (layer.name, "") not in self.refused and not self.errors.decomposed(layer.name):
                 try:
-                    self.errors.spectrum(layer.name)
+                    with self.room.hold(layer.bytes):
+                        self.errors.spectrum(layer.name)
                 except ValueError as error:
                     self.refused[layer.name, ""] = str(error)
                 return True
