@@ -65,6 +65,8 @@ def rounded(
 
 
 GRIDS = [(4, 32), (4, 64), (4, 192), (3, 64), (2, 64)]
+HOW = dict.fromkeys(("GPTQ", "AWQ", "rotated GPTQ"), GRIDS)
+HOW |= dict.fromkeys(("GPTQ by size", "AWQ and GPTQ"), GRIDS[3:])
 METHODS: dict[str, Method] = {  # name -> (model, ids to look at) -> model
     "float": lambda model, ids: model,
     "4 bits per tensor, start of LSQ": rounded(4, "tensor", init="lsq"),
@@ -75,8 +77,8 @@ METHODS: dict[str, Method] = {  # name -> (model, ids to look at) -> model
     },
     **{
         f"{how}, {bits} bits per {per}": rounded(bits, per, how)
-        for how in ("GPTQ", "AWQ", "rotated GPTQ", "GPTQ by size", "AWQ and GPTQ")
-        for bits, per in (GRIDS if how in ("GPTQ", "AWQ", "rotated GPTQ") else GRIDS[3:])
+        for how, grids in HOW.items()
+        for bits, per in grids
     },
     "GPTQ, 4 bits per 64, with the table": rounded(4, 64, "GPTQ", table=True),
 }

@@ -177,12 +177,10 @@ def test_shapes_are_checked_in_every_test_until_its_loops_begin():
 def test_all_tests_have_a_worker_on_each_core_and_a_file_none():
     source = pytest.Config.ArgsSource
 
-    def workers(source, words=""):
-        return pytest_xdist_auto_num_workers(
-            SimpleNamespace(
-                args_source=source, ArgsSource=type(source), option=SimpleNamespace(keyword=words)
-            )
-        )
+    def workers(asked, words=""):
+        option = SimpleNamespace(keyword=words)
+        config = SimpleNamespace(args_source=asked, ArgsSource=source, option=option)
+        return pytest_xdist_auto_num_workers(config)
 
     assert workers(source.TESTPATHS) == os.cpu_count()
     assert workers(source.ARGS) == workers(source.TESTPATHS, "svd") == 0

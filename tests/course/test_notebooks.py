@@ -206,6 +206,9 @@ def test_each_notebook_writes_its_rows(path, nb):
     (cell,) = [cell for cell in code(nb) if "ledger.add(" in cell.source]
     assert f'ledger.add("{path.stem[:2]}", {{"teacher": teacher,' in cell.source
     assert "ledger.show()" in cell.source and not tagged(cell, "nbval-check-output")
+    above = [c for c in nb.cells[: nb.cells.index(cell)] if c.cell_type == "markdown"]
+    headings = [line for c in above for line in c.source.splitlines() if line.startswith("##")]
+    assert headings[-1] == "## Your ledger", "what stands above is about it"
     assert cell.outputs[0].text.startswith("nb  model ")
 
 

@@ -7,7 +7,7 @@ import time
 from html import unescape
 from itertools import product
 from pathlib import Path
-from threading import Barrier
+from threading import Barrier, current_thread
 
 import pytest
 import torch
@@ -40,6 +40,7 @@ from tqlearn.lab.workbench.samples import SAMPLE
 from tqlearn.lab.workbench.spectra import Spectrum, digest
 from tqlearn.lab.workbench.tables import COST, LOSS, kilo, tint
 from tqlearn.lab.workbench.threads import Room, both
+from tqlearn.lab.workbench.worker import Worker
 
 TINY = {
     "hidden_size": 32,
@@ -295,6 +296,24 @@ def test_two_layers_are_found_at_a_time_and_none_twice(monkeypatch):
     bench.rows = rows
     assert bench.wait().weights == alone.answer().weights and bench.answer().whole
     assert sorted(found) == ["0", "1", "2", "3", "4", "5"]
+
+
+def test_one_thread_tells_the_news(monkeypatch):
+    """It draws, and nobody may draw meanwhile."""
+    monkeypatch.setattr("tqlearn.lab.workbench.worker.OFTEN", 0)
+    finders, tellers, find = set(), set(), Errors.find
+
+    def look(self, name, edits):
+        finders.add(current_thread())
+        time.sleep(0.001)  # a moment for the other thread
+        return find(self, name, edits)
+
+    monkeypatch.setattr(Errors, "find", look)
+    bench = Bench(nn.Sequential(*(nn.Linear(8, 8) for _ in range(20))))
+    worker = Worker(bench, lambda: tellers.add(current_thread()))
+    worker.wake()
+    worker.rest()
+    assert worker.failed is None and len(finders) > 1 and len(tellers) == 1
 
 
 def test_a_large_layer_waits_until_there_is_room(monkeypatch):

@@ -1,8 +1,8 @@
-"""What takes longer than a slider's move is found in a thread of its own, a layer at a time."""
+"""What takes longer than a slider's move is found in the background."""
 
 import time
 from collections.abc import Callable
-from threading import Event, Lock, Thread
+from threading import Event, Lock, Thread, current_thread
 
 from .bench import Bench
 
@@ -67,8 +67,8 @@ class Worker:
             return False
 
     def _goes_on(self) -> bool:
-        """Say whether to take another step, and tell what is known every now and then."""
-        if time.monotonic() - self.last > OFTEN:
+        """Say whether to take another step; of the two threads, one tells the news."""
+        if current_thread() is self.thread and time.monotonic() - self.last > OFTEN:
             self.last = time.monotonic()
             self.told()
         return not self.ended
