@@ -30,7 +30,7 @@ page = workbench(model, rows=rows)
 page
 """
 REST = "page.worker.rest()"
-PRESSED = """area => { window.answered = new Promise(done => {
+PRESSED = """area => { window.answered = new Promise((done, failed) => {
     const title = () => [...area.querySelectorAll('.js-plotly-plot')]
         .find(e => e.offsetHeight)?.querySelector('.gtitle')?.textContent;
     const before = title(), start = performance.now();
@@ -38,11 +38,12 @@ PRESSED = """area => { window.answered = new Promise(done => {
         const now = title();
         if (now && now !== before && !now.includes('…') && !area.querySelector('progress'))
             done((performance.now() - start) / 1000);
+        else if (performance.now() - start > 60000) failed(`no answer in a minute: ${now}`);
         else setTimeout(look, 10);
     };
     look();
 }); }"""
-SLIDERS = {"rank of the pairs": 0, "bits of the pairs": 1, "bits of everything else": 2}
+SLIDERS = {"rank of the pairs": 0, "bits of the pairs": 1, "bits of everything else": 3}  # 2: no rank
 OUT = {}  # options of the script, for the test
 
 

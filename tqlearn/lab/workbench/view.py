@@ -22,7 +22,7 @@ from .sweeping import FrontView
 from .worker import Worker
 
 CACHE = ".tqlearn-workbench"
-PATIENCE = 0.4  # seconds that a move waits for errors; what is missing then follows
+PATIENCE = 0.7  # seconds that a move waits for errors; what is missing then follows
 MOST = 12  # groups in the picture
 
 

@@ -7,6 +7,7 @@ from threading import Event, Lock, Thread, current_thread
 from .bench import Bench
 
 OFTEN = 0.5  # seconds between two pieces of news
+DRAWING = 0.3  # seconds that the page has to itself before anything is looked for ahead
 
 
 class Worker:
@@ -80,5 +81,7 @@ class Worker:
             return
         self.known.set()
         self.told()
+        if self.again.wait(DRAWING):
+            return
         self.bench.work(lambda: not (self.again.is_set() or self.ended), idle=True)
         self.bench.errors.save()
