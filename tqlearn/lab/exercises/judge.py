@@ -103,9 +103,11 @@ def _compared(
     exercise: Exercise, cases: list[tuple], mine: list[Observed], right: list[Observed]
 ) -> str | None:
     """Name the mistake, or the first difference."""
-    for mistake in exercise.mistakes:
-        if _recognized(exercise, mistake, cases, mine, right):
-            return mistake.says
+    counted = any(isinstance(check, Cost) for check in exercise.checks)
+    for cost in (True, False) if counted else (True,):  # wrong values may cost anything
+        for mistake in exercise.mistakes:
+            if _recognized(exercise, mistake, cases, mine, right, cost):
+                return mistake.says
     for number, (case, here, there) in enumerate(zip(cases, mine, right, strict=True), 1):
         if words := _first_difference(exercise, case, here, there):
             told = words in _sayings(exercise)
@@ -151,23 +153,18 @@ def _recognized(
     cases: list[tuple],
     mine: list[Observed],
     right: list[Observed],
+    cost: bool,
 ) -> bool:
-    """Say whether the answer did what the mistake does, and the mistake shows on these cases.
-
-    What an answer costs tells mistakes apart only where their values are right.
-    """
+    """Say whether the answer did what the mistake does, and the mistake shows on these cases."""
     theirs = []
     for case in cases:
         try:
             theirs.append(exercise.observe(mistake.answer, case))
         except (RuntimeError, ValueError, IndexError):
             return False  # the mistake cannot even run on these shapes, and the answer could
-    for cost in (False, True):
-        if not all(_alike(exercise, *t, cost) for t in zip(cases, mine, theirs, strict=True)):
-            return False
-        if not all(_alike(exercise, *t, cost) for t in zip(cases, theirs, right, strict=True)):
-            return True
-    return False
+    same = all(_alike(exercise, *t, cost) for t in zip(cases, mine, theirs, strict=True))
+    shows = not all(_alike(exercise, *t, cost) for t in zip(cases, theirs, right, strict=True))
+    return same and shows
 
 
 def _alike(exercise: Exercise, case: tuple, one: Observed, other: Observed, cost: bool) -> bool:
