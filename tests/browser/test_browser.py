@@ -10,6 +10,7 @@ import os
 import nbformat
 import pytest
 from jupyter_page import (
+    OFTEN,
     ROOT,
     explorer,
     move,
@@ -21,6 +22,7 @@ from jupyter_page import (
 )
 
 from tqlearn.lab import exercises
+from tqlearn.lab.build import METADATA
 
 pytestmark = pytest.mark.browser
 
@@ -125,3 +127,28 @@ def test_notebook_in_the_browser(page, lab, stem):
     assert page.locator(".jp-RenderedMarkdown mjx-container").count() >= 2, "formulas are drawn"
     assert page.locator(".jp-RenderedMarkdown mjx-merror").count() == 0
     assert page.outside == [], "the course needs no network"
+
+
+FIGURE = """import plotly.graph_objects as go
+
+from tqlearn.lab import plots
+
+plots.show(plots.figure(go.Bar(y=[1]), title="one", height=330))"""
+THEME = "jupyterapp.commands.execute('apputils:change-theme', {theme: 'JupyterLab %s'})"
+
+
+def test_a_figure_keeps_its_height_when_the_theme_changes(page, lab):
+    nb = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(FIGURE)], metadata=METADATA)
+    nbformat.write(nb, lab[2] / "figure.ipynb")
+    open_notebook(page, "figure")
+    run_cells(page, [0])
+    drawn = page.locator(".jp-RenderedPlotly:has(.main-svg)")
+    drawn.wait_for()
+    for theme in ("Dark", "Light"):
+        page.evaluate(THEME % theme)
+        page.wait_for_function(
+            f"(document.body.dataset.jpThemeLight === 'false') === {str(theme == 'Dark').lower()}",
+            polling=OFTEN,
+        )
+        page.wait_for_timeout(1000)  # plotly draws anew, and nothing tells when it is done
+        assert drawn.evaluate("e => e.offsetHeight") == 330, theme

@@ -11,6 +11,7 @@ import tqlearn as tq
 from tqlearn.lab.check import check
 from tqlearn.lab.exercises import n07_block_pruning as n07
 from tqlearn.lab.explorers import block_pruning as explorer
+from tqlearn.lab.explorers.base import unbroken
 from tqlearn.sparsity.blocks import BlockMask, block_density, block_masks
 
 SMALL = {
@@ -145,7 +146,7 @@ def test_a_moved_slider_draws_what_a_fresh_figure_would(widget, runs):
     widget.controls["step"].value = 10
     assert widget.figure.layout.xaxis2.range == axis and axis[0] < 0 and axis[1] > STEPS[-1]
     fresh, words = explorer.draw_pruning(10.0, 10, runs, explorer.pruning_table(runs))
-    assert widget.caption.value == words and "2.00 times as fast" in words
+    assert widget.caption.value == unbroken(words) and "2.00 times as fast" in words
     assert widget.figure.layout.title.text == fresh.layout.title.text
     assert "lambda 10, step 10" in fresh.layout.title.text
     assert len(fresh.data) == len(widget.figure.data) == 6
@@ -163,7 +164,7 @@ def test_the_drawing_shows_the_table(widget, runs):
     assert (step.x[0], step.y[0]) == (20, 100 * mine[-1]["density"])
     assert list(ends.text) == ["1", "5", "10"] and list(ends.y) == [89.0, 85.0, 80.0]
     assert (ring.x[0], ring.y[0]) == (100 * mine[-1]["compacted"], 85.0)
-    heads = "-".join(map(str, mine[-1]["heads"]))
+    heads = "+".join(map(str, mine[-1]["heads"]))
     assert f"{sum(mine[-1]['heads'])} heads ({heads})" in widget.caption.value
 
 
@@ -250,3 +251,11 @@ def test_a_head_by_softmax_costs_too_much():
 
     found = check("07.3", by_softmax)
     assert not found.passed and "average first" in found.line
+
+
+def test_a_mistake_has_its_name_whatever_it_costs():
+    def everybody(x, real, value, bias, output):  # the mean of the values, padding among them
+        values = (x @ value.T + bias).mean(1, keepdim=True)
+        return (values @ output.T).expand_as(x)
+
+    assert "padding is in the mean" in check("07.3", everybody).line

@@ -12,6 +12,7 @@ from tqlearn import MinMax
 from tqlearn.lab.check import check
 from tqlearn.lab.exercises import n13_fully_quantized_translation as n13
 from tqlearn.lab.explorers import fully_quantized as explorer
+from tqlearn.lab.explorers.base import unbroken
 from tqlearn.models import Transformer
 from tqlearn.quantizers import integers
 from tqlearn.quantizers.ranges import Uniform
@@ -158,7 +159,8 @@ def test_a_moved_control_draws_what_a_fresh_figure_would(widget, table):
     for name, value in moves.items():
         widget.controls[name].value = value
     fresh, words = explorer.draw_kinds(**moves, table=table)
-    assert widget.caption.value == words and "values at 2 bits, ranges one per tensor" in words
+    assert widget.caption.value == unbroken(words)
+    assert "values at 2 bits, ranges one per tensor" in words
     assert widget.figure.layout.title.text == fresh.layout.title.text
     assert fresh.layout.title.text.startswith("values at 2 bits: perplexity")
     assert len(fresh.data) == len(widget.figure.data) == 4

@@ -14,6 +14,7 @@ from tqlearn.lab.check import check
 from tqlearn.lab.exercises import n03_kronecker as n03
 from tqlearn.lab.explorers import kronecker as explorer
 from tqlearn.lab.explorers import structures as three
+from tqlearn.lab.explorers.base import unbroken
 from tqlearn.lab.explorers.tensor_train import pair_costs
 
 
@@ -127,7 +128,7 @@ def test_a_moved_slider_draws_what_a_fresh_figure_would(widget, table, matrices)
         for name, value in values.items():
             widget.controls[name].value = value
         fresh, words = explorer.draw_kronecker(**values, table=table, pairs=pairs)
-        assert widget.caption.value == words
+        assert widget.caption.value == unbroken(words)
         assert widget.figure.layout.title.text == fresh.layout.title.text
         for mine, other in zip(widget.figure.data, fresh.data, strict=True):
             assert (*mine.x,) == (*other.x,) and (*mine.y,) == (*other.y,)

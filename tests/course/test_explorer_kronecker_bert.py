@@ -13,6 +13,7 @@ from tqlearn.lab import exercises
 from tqlearn.lab.check import check
 from tqlearn.lab.exercises import n10_kroneckerbert as n10
 from tqlearn.lab.explorers import kronecker_bert as explorer
+from tqlearn.lab.explorers.base import unbroken
 from tqlearn.lab.results import measured
 from tqlearn.recipes import kronecker_bert as recipe
 
@@ -109,7 +110,7 @@ def test_a_moved_control_draws_what_a_fresh_figure_would(widget, table):
         ):
             widget.controls[name].value = value
         fresh, words = explorer.draw_settings(model, attention, ffn, row, sums, table)
-        assert widget.caption.value == words
+        assert widget.caption.value == unbroken(words)
         assert widget.figure.layout.title.text == fresh.layout.title.text
         for mine, other in zip(widget.figure.data, fresh.data, strict=True):
             assert list(mine.y) == list(other.y) and list(mine.x) == list(other.x)
@@ -126,6 +127,8 @@ def test_the_drawing_shows_the_table(table):
     assert "46,506,440 numbers" in words and "Larger than before: attention!" in words
     low, high = fig.layout.yaxis.range
     assert all(low < 100 * one["error"] < high for one in table)
+    low, high = fig.layout.xaxis.range  # logarithms
+    assert all(10**low < one["times"] < 10**high for one in table)
 
 
 def test_a_callback_takes_less_than_300_ms(widget):

@@ -12,6 +12,7 @@ from tqlearn.lab import exercises
 from tqlearn.lab.check import check
 from tqlearn.lab.exercises import n01_low_rank as n01
 from tqlearn.lab.explorers import low_rank as explorer
+from tqlearn.lab.explorers.base import unbroken
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +98,7 @@ def test_a_moved_slider_draws_what_a_fresh_figure_would(widget, spectra):
     for matrix, rank in (("square", 128), ("wide", 1), ("noise", 9)):
         widget.controls["matrix"].value, widget.controls["rank"].value = matrix, rank
         fresh, words = explorer.draw_spectrum(matrix, rank, spectra)
-        assert widget.caption.value == words
+        assert widget.caption.value == unbroken(words)
         assert widget.figure.layout.title.text == fresh.layout.title.text
         for mine, other in zip(widget.figure.data, fresh.data, strict=True):
             assert (*mine.x,) == (*other.x,) and (*mine.y,) == (*other.y,)

@@ -9,6 +9,7 @@ import tqlearn as tq
 from tqlearn.lab import exercises
 from tqlearn.lab.check import check, rejoin
 from tqlearn.lab.explorers import quantizer
+from tqlearn.lab.explorers.base import unbroken
 from tqlearn.lab.explorers.quantizer import error_parts, quantizer_explorer, quantizer_table
 
 W = torch.randn(200, 50, generator=torch.Generator().manual_seed(0)) / 10
@@ -71,7 +72,8 @@ def test_the_figure_draws_the_table(explorer):
     assert all(y == 0 for x, y in zip(clipped.x, clipped.y, strict=True) if abs(x) < 3 * scale)
     assert mark.x[0] == scale and mark.y[0] == pytest.approx(row["error"] ** 2)
     assert total.y[20] == mark.y[0]
-    assert f"{100 * row['clipped']:.1f} % of the numbers clipped" in explorer.caption.value
+    clipped = f"{100 * row['clipped']:.1f} % of the numbers clipped"
+    assert unbroken(clipped) in explorer.caption.value
     assert f"{row['levels']} of 8 levels" in explorer.caption.value
 
 

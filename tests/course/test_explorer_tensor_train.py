@@ -13,6 +13,7 @@ from tqlearn.lab import exercises
 from tqlearn.lab.check import check
 from tqlearn.lab.exercises import n02_tensor_train as n02
 from tqlearn.lab.explorers import tensor_train as explorer
+from tqlearn.lab.explorers.base import unbroken
 
 
 @pytest.fixture(scope="module")
@@ -117,7 +118,7 @@ def test_a_moved_slider_draws_what_a_fresh_figure_would(widget, rows, matrices):
         widget.controls["digits"].value, widget.controls["rank"].value = digits, rank
         widget.controls["matrix"].value = matrix
         fresh, words = explorer.draw_trains(digits, rank, matrix, rows, pairs)
-        assert widget.caption.value == words
+        assert widget.caption.value == unbroken(words)
         assert widget.figure.layout.title.text == fresh.layout.title.text
         for mine, other in zip(widget.figure.data, fresh.data, strict=True):
             assert (*mine.x,) == (*other.x,) and (*mine.y,) == (*other.y,)

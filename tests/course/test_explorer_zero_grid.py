@@ -11,6 +11,7 @@ from tqlearn.lab import exercises
 from tqlearn.lab.check import check
 from tqlearn.lab.exercises import n05_zero_preserving_4bit as n05
 from tqlearn.lab.explorers import zero_grid as explorer
+from tqlearn.lab.explorers.base import unbroken
 from tqlearn.lab.explorers.zero_grid import grid_parts, on_grid, pruned_mask, zero_grid_table
 from tqlearn.sparsity.nm import nm_mask
 
@@ -124,7 +125,7 @@ def test_a_moved_slider_draws_what_a_fresh_figure_would(widget, rows, matrices):
         for name, value in settings.items():
             widget.controls[name].value = value
         fresh, words = explorer.draw_zero_grid(**settings, rows=rows, matrices=matrices)
-        assert widget.caption.value == words
+        assert widget.caption.value == unbroken(words)
         assert widget.figure.layout.title.text == fresh.layout.title.text
         for mine, other in zip(widget.figure.data, fresh.data, strict=True):
             assert (*mine.x,) == (*other.x,) and (*mine.y,) == (*other.y,)

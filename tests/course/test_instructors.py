@@ -32,6 +32,7 @@ def test_minutes_are_those_of_the_header(path):
     (row,) = [row for row in rows("lessons") if row[0] == f"[{path.stem[:2]}]({path.name})"]
     shown = [int(cell) for cell in row[4:]]
     assert shown == numbers or (len(numbers) == 2 and shown[::2] == numbers)
+    assert shown[1] == sum(exercise.minutes for exercise in exercises.of(path.stem[:2]))
     assert row[1] == header.splitlines()[0][2:]
 
 

@@ -11,6 +11,8 @@ import torch
 import tqlearn as tq
 from tqlearn.lab import explorers, plots, results, student
 from tqlearn.lab.explorers import block_pruning, live
+from tqlearn.lab.explorers.base import unbroken
+from tqlearn.lab.explorers.grid import shown
 from tqlearn.lab.reading import Reading
 
 GROUPS = ("word embeddings", "attention", "feed-forward", "pooler")
@@ -70,10 +72,18 @@ def test_a_moved_slider_draws_what_a_fresh_figure_would(explorer):
     for rank, bits in ((5, 2), (0, 32), (96, 8)):
         explorer.controls["rank"].value, explorer.controls["bits"].value = rank, bits
         fresh, words = explorers.draw_budget(rank, bits)
-        assert explorer.caption.value == words
+        assert explorer.caption.value == unbroken(words)
         shown = [trace.to_plotly_json() for trace in explorer.figure.data]
         for mine, other in zip(shown, fresh.data, strict=True):
             assert mine["x"] == other.to_plotly_json()["x"]
+
+
+def test_no_line_of_a_caption_ends_between_a_number_and_its_percent_sign(explorer):
+    for rank in (5, 50):
+        explorer.controls["rank"].value = rank
+        words = explorer.caption.value
+        assert "\N{NO-BREAK SPACE}%" in words and " %" not in words
+        assert shown(explorer, explorer.settings())["caption"] == words, "on the site, too"
 
 
 def test_a_callback_takes_less_than_300_ms(explorer):
@@ -113,6 +123,13 @@ def test_no_button_uploads_a_figure():
     fig = plots.figure(go.Bar(y=[1]), title="one")
     for made in (plots.bundle(fig), live.bundle(fig)):
         assert made[plots.PLOTLY]["config"]["showSendToCloud"] is False
+
+
+def test_one_of_two_fits_a_figure_to_the_page():
+    """JupyterLab does it for its own outputs; with plotly's as well they lose their height."""
+    fig = plots.figure(go.Bar(y=[1]), title="one")
+    assert plots.bundle(fig)[plots.PLOTLY]["config"]["responsive"] is False
+    assert live.bundle(fig)[plots.PLOTLY]["config"]["responsive"] is True
 
 
 PAGES = {"light": ("#FFFFFF",), "dark": ("#111111", "#14181E")}  # JupyterLab's, and the site's

@@ -25,8 +25,9 @@ PAPER, GRID, EDGE, FAINT, GONE = "white", "#E6E8EB", "#C3C7CC", "#D5D8DC", "#EBE
 NIGHT = {INK: "#E4E7EB", BLUE: "#2B87C8", FAINT: "#4A525D", EDGE: "#7A838F",
          GRID: "#363D47", GONE: "#6B727B", PAPER: "rgba(0,0,0,0)"}  # fmt: skip
 
-# no "Share chart..." button: it uploads the figure, and this course asks no network for anything
-CONFIG = {"displaylogo": False, "responsive": True, "showSendToCloud": False}
+# no "Share chart..." button: it uploads the figure, and this course asks no network for anything;
+# not responsive: JupyterLab itself fits figures to the page, and with both a new theme hides them
+CONFIG = {"displaylogo": False, "responsive": False, "showSendToCloud": False}
 
 _AXIS = {
     "gridcolor": GRID,

@@ -103,9 +103,11 @@ def _compared(
     exercise: Exercise, cases: list[tuple], mine: list[Observed], right: list[Observed]
 ) -> str | None:
     """Name the mistake, or the first difference."""
-    for mistake in exercise.mistakes:
-        if _recognized(exercise, mistake, cases, mine, right):
-            return mistake.says
+    counted = any(isinstance(check, Cost) for check in exercise.checks)
+    for cost in (True, False) if counted else (True,):  # wrong values may cost anything
+        for mistake in exercise.mistakes:
+            if _recognized(exercise, mistake, cases, mine, right, cost):
+                return mistake.says
     for number, (case, here, there) in enumerate(zip(cases, mine, right, strict=True), 1):
         if words := _first_difference(exercise, case, here, there):
             told = words in _sayings(exercise)
@@ -151,6 +153,7 @@ def _recognized(
     cases: list[tuple],
     mine: list[Observed],
     right: list[Observed],
+    cost: bool,
 ) -> bool:
     """Say whether the answer did what the mistake does, and the mistake shows on these cases."""
     theirs = []
@@ -159,16 +162,16 @@ def _recognized(
             theirs.append(exercise.observe(mistake.answer, case))
         except (RuntimeError, ValueError, IndexError):
             return False  # the mistake cannot even run on these shapes, and the answer could
-    same = all(_alike(exercise, *trio) for trio in zip(cases, mine, theirs, strict=True))
-    shows = not all(_alike(exercise, *trio) for trio in zip(cases, theirs, right, strict=True))
+    same = all(_alike(exercise, *t, cost) for t in zip(cases, mine, theirs, strict=True))
+    shows = not all(_alike(exercise, *t, cost) for t in zip(cases, theirs, right, strict=True))
     return same and shows
 
 
-def _alike(exercise: Exercise, case: tuple, one: Observed, other: Observed) -> bool:
+def _alike(exercise: Exercise, case: tuple, one: Observed, other: Observed, cost: bool) -> bool:
     rtol, atol = exercise.rtol, exercise.atol
     if difference(one.value, other.value, 0.0, float("inf")):
         return False
     a, b = (exercise.seen(observed.value, case) for observed in (one, other))
     if difference(a, b, rtol, atol) or difference(one.gradients, other.gradients, rtol, atol):
         return False
-    return one.flops == other.flops
+    return not cost or one.flops == other.flops

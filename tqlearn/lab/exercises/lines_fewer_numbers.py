@@ -198,6 +198,8 @@ EXERCISES = (
         mistakes=(
             Mistake("four axes are block row, row, block column, column: in this order",
                     lambda x, p, q: x.reshape(len(x) // p, x.shape[1] // q, p, q).sum((2, 3))),
+            Mistake("block and place in it have changed places: a row's first digit is its block",
+                    lambda x, p, q: x.reshape(p, len(x) // p, q, x.shape[1] // q).sum((0, 2))),
             Mistake("that is the mean of a block: the rule adds up",
                     lambda x, p, q: x.reshape(len(x) // p, p, x.shape[1] // q, q).mean((1, 3))),
             Mistake("summed over the blocks: what is left are the places inside a block",

@@ -105,6 +105,8 @@ EXERCISES = (
         mistakes=(
             Mistake("the keys are real, the queries may be padding: nobody reads their scores",
                     lambda mask: torch.ones_like(mask)[:, None, :, None] * mask[:, None, None, :]),
+            Mistake("that is 1 where either is real: both have to be",
+                    lambda mask: mask[:, None, :, None] | mask[:, None, None, :]),
             Mistake("the queries are real, the keys may be padding",
                     lambda mask: mask[:, None, :, None] * torch.ones_like(mask)[:, None, None, :]),
         ),

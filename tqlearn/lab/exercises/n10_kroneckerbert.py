@@ -58,6 +58,11 @@ def _kept_not_asked(ids, real, draw, fate, *rest):
     return inputs, labels.masked_fill(fate >= 0.9, -100)
 
 
+def _hidden_alone(ids, real, draw, fate, *rest):
+    inputs, labels = hide(ids, real, draw, fate, *rest)
+    return inputs, labels.masked_fill(fate >= 0.8, -100)
+
+
 def _swapped_and_kept(ids, real, draw, fate, *rest):
     turned = torch.where(fate < 0.8, fate, torch.where(fate < 0.9, 0.95, 0.85))
     return hide(ids, real, draw, turned, *rest)
@@ -177,6 +182,8 @@ EXERCISES = (
             Mistake("every word has a label: -100 wherever none is asked for", _answers_everywhere),
             Mistake("the labels hold the hidden words: take them from ids", _answers_hidden),
             Mistake("words that are asked for but stay have lost their label", _kept_not_asked),
+            Mistake("only hidden words have a label here: swapped and kept ones are asked for, too",
+                    _hidden_alone),
             Mistake("every asked word is hidden: fate swaps a tenth and lets a tenth stay",
                     lambda *a: _hidden(*a, borders=(1.0, 1.0))),
             Mistake("special tokens or padding are asked for: only where real is True",
@@ -227,6 +234,8 @@ EXERCISES = (
                     _scaled(doubt=lambda d, n: d * n**0.5)),
             Mistake("part 2 is divided by the number of sentences, not by its root",
                     _scaled(doubt=lambda d, n: d / n**0.5)),
+            Mistake("part 2 divides by n - 1, as torch's std does unasked; the formula has n",
+                    _scaled(doubt=lambda d, n: d * (n / (n - 1)) ** 0.5)),
             Mistake("these are fractions; both numbers are meant in points, out of 100",
                     _scaled(0.01, lambda d, n: d / 100)),
             Mistake("the gain has the wrong sign: after minus before", _scaled(-1.0)),

@@ -10,6 +10,7 @@ never happens, moving a slider replaces the picture.
 """
 
 import os
+import re
 from collections.abc import Callable, Sequence
 from itertools import product
 
@@ -30,6 +31,15 @@ def sweep(function: Callable[..., dict], **grid: Sequence) -> list[dict]:
     return [point | function(**point) for point in points]
 
 
+def unbroken(words: str) -> str:
+    """Return the words with a space before each percent sign at which no line ends.
+
+    >>> unbroken("34.2 % of 50% stay").split(" ")
+    ['34.2\\xa0%', 'of', '50%', 'stay']
+    """
+    return re.sub(r"(?<=\d) %", "\N{NO-BREAK SPACE}%", words)
+
+
 class Explorer(ipywidgets.VBox):
     """Controls above a label above a figure.
 
@@ -44,8 +54,8 @@ class Explorer(ipywidgets.VBox):
     def __init__(
         self, draw: Callable[..., tuple[go.Figure, str]], **controls: ipywidgets.ValueWidget
     ) -> None:
-        self.draw, self.controls, self.retried = draw, controls, False
-        self.figure, words = draw(**self.settings())
+        self._draw, self.controls, self.retried = draw, controls, False
+        self.figure, words = self.draw(**self.settings())
         self.still = self.figure
         self.caption = ipywidgets.HTML(words)
         self.picture = ipywidgets.Output(outputs=(_output(self.figure),))
@@ -58,6 +68,11 @@ class Explorer(ipywidgets.VBox):
         for control in controls.values():
             control.style.description_width = "initial"  # names begin where those above begin
             control.observe(self.redraw, names="value")
+
+    def draw(self, **settings: object) -> tuple[go.Figure, str]:
+        """Return the figure and the label for these values of the controls."""
+        figure, words = self._draw(**settings)
+        return figure, unbroken(words)
 
     def settings(self) -> dict:
         """Return the controls' values by name."""

@@ -215,7 +215,7 @@ def draw_pruning(
 
 
 def _caption(row: dict, end: dict) -> str:
-    heads, dims = ("-".join(map(str, row[key])) for key in ("heads", "dimensions"))
+    heads, dims = ("+".join(map(str, row[key])) for key in ("heads", "dimensions"))
     return (
         f"<b>Threshold {row['threshold']:.3f}: {sum(row['heads'])} heads ({heads}) and "
         f"{sum(row['dimensions'])} dimensions ({dims}) have something left; without the empty ones "

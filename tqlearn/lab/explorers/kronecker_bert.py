@@ -180,7 +180,7 @@ def draw_settings(
         yaxis2={"anchor": "x2", "range": [0, 103], "title": {"text": "% of all numbers"}},
         xaxis2={"domain": [0.7, 1], "anchor": "y2"},
     )  # fmt: skip
-    ticks = {"tickvals": [0.5, 1, 2, 5, 10, 20], "range": [-0.5, 1.6], "domain": [0, 0.56]}
+    ticks = {"tickvals": [1, 2, 5, 10, 20], "range": [0, 1.6], "domain": [0, 0.56]}
     fig.update_layout(
         xaxis=ticks | {"type": "log", "title": {"text": "times smaller (logarithmic)"}}
     )

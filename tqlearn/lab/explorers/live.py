@@ -26,6 +26,7 @@ def _library() -> bytes:
 def bundle(fig: go.Figure) -> dict:
     """Return what ``plots.bundle`` does, for a figure that is drawn over and over."""
     data = plots.bundle(fig)
+    data[plots.PLOTLY]["config"]["responsive"] = True  # nobody else fits it to the page
     layout = data[plots.PLOTLY]["layout"]
     layout["height"] = fig.layout.height or plots.HEIGHT  # a template's height does not hold
     layout["uirevision"] = "the reader's"  # and the zoom stays when a slider moves
