@@ -129,7 +129,8 @@ def _hessians(generator):
 
 
 EXERCISES = (
-    # Passes, too: a division with a fraction: heads divide the width, and a whole float counts.
+    # Passes, too: a division with a fraction: heads divide the width, and a whole float
+    # counts.
     Exercise(
         id="16.1", title="when does the cache outweigh the weights?",
         difficulty="easy", minutes=8, answer=words_until, cases=_decoders,
@@ -151,8 +152,8 @@ EXERCISES = (
             "rounded up: math.ceil, or -(-a // b).",
         ),
     ),
-    # Passes, too: blocks of rows in another order, put back by the same reshape; half, which is the width by
-    # then.
+    # Passes, too: blocks of rows in another order, put back by the same reshape; half, which
+    # is the width by then.
     Exercise(
         id="16.2", title="a rotation without a matrix",
         difficulty="medium", minutes=12, answer=spread_fast, cases=_rows,
@@ -173,8 +174,9 @@ EXERCISES = (
             "their difference], dim=2).reshape(rows, width); twice the half; / width**0.5 at last.",
         ),
     ),
-    # Passes, too: a sum for the mean, which the scale of each row cancels, and for the error's; <=, for no two
-    # powers err alike; other clips, for the scale lets no code beyond 7; the sign of a square.
+    # Passes, too: a sum for the mean, which the scale of each row cancels, and for the error's;
+    # <=, for no two powers err alike; other clips, for the scale lets no code beyond 7; the sign of
+    # what is squared.
     Exercise(
         id="16.3", title="columns that grow",
         difficulty="medium", minutes=14, answer=grown, cases=_loud,
