@@ -32,7 +32,7 @@ def texts(tokenizer):
         torch.tensor(tokenizer("\n".join(data[split]["text"]) + "\n")["input_ids"])
         for split in ("train", "validation")
     )
-    rows = look[:LOOKED_AT].reshape(-1, WINDOW)
+    rows = look[: min(LOOKED_AT, len(look)) // WINDOW * WINDOW].reshape(-1, WINDOW)
     return [{"input_ids": ids} for ids in rows.split(16)], judge
 
 

@@ -87,7 +87,7 @@ def _loud(generator):
         w = torch.randn(rows, columns, generator=generator, dtype=torch.float64)
         loud = 10 ** torch.randn(columns, generator=generator, dtype=torch.float64).clamp(-1, 1)
         X = torch.randn(200, columns, generator=generator, dtype=torch.float64) * loud
-        yield w, X, [k / 10 for k in range(10)]
+        yield w, X, [k / 10 for k in range(1, 10)]
 
 
 def large_first(W, H, scale):
