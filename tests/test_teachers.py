@@ -9,7 +9,13 @@ from transformers import BertConfig, BertModel, TrainingArguments
 
 import tqlearn.data
 from tqlearn import teachers
-from tqlearn.hf import BertForJointIntentSlot, evaluate_joint, predict_joint, running
+from tqlearn.hf import (
+    BertForJointIntentSlot,
+    evaluate_joint,
+    evaluate_language,
+    predict_joint,
+    running,
+)
 from tqlearn.recipes import finetune
 
 
@@ -68,9 +74,43 @@ def test_tampered_file_is_refused(tmp_path, monkeypatch):
         teachers.load("embedded")
 
 
+@pytest.fixture(scope="module")
+def decoder():
+    return teachers.load("decoder")
+
+
+def test_decoder_is_small_and_every_file_is_under_a_checksum():
+    folder = teachers.decoder_folder()
+    stored = json.loads((folder / "metrics.json").read_text())
+    assert sum(file.stat().st_size for file in folder.glob("*.*")) <= 2_000_000
+    assert {file.name for file in folder.glob("*.*")} == {*stored["sha256"], "metrics.json"}
+
+
+def test_decoder_does_what_its_record_says(decoder, capsys):
+    model, tokenizer = decoder
+    config, text = model.config, "\n".join(tqlearn.data.load("flight_text")["test"]["text"]) + "\n"
+    assert not model.training and model.dtype == torch.float32
+    assert (config.num_hidden_layers, config.hidden_size, config.num_key_value_heads) == (2, 128, 2)
+    assert model.lm_head.weight is model.model.embed_tokens.weight
+    found = evaluate_language(model, tokenizer, text, window=128, batch=8)
+    stored = json.loads((teachers.decoder_folder() / "metrics.json").read_text())
+    for name, value in stored["metrics"]["test"].items():
+        assert found[name] == pytest.approx(value, rel=1e-3), name
+    teachers.load("decoder")
+    assert "teacher decoder: 2-layer Llama" in capsys.readouterr().out
+
+
+def test_tampered_decoder_is_refused(tmp_path, monkeypatch):
+    folder = shutil.copytree(teachers.decoder_folder(), tmp_path / "decoder")
+    (folder / "tokenizer.json").write_text("{}")
+    monkeypatch.setattr(teachers, "decoder_folder", lambda: folder)
+    with pytest.raises(ValueError, match="tokenizer.json has sha256"):
+        teachers.load("decoder")
+
+
 @pytest.mark.parametrize("name", ["minlm", "embeded", "no/such/folder"])
 def test_unknown_teacher(name):
-    with pytest.raises(ValueError, match='a teacher is "embedded", "minilm", "smollm2" or the'):
+    with pytest.raises(ValueError, match='a teacher is "embedded", "decoder", "minilm", "smollm2"'):
         teachers.load(name)
 
 

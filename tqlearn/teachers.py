@@ -52,7 +52,8 @@ def load(name, path=None):
     """Load a teacher: (model, tokenizer), in eval mode, and print one line on where it came from.
 
     Args:
-        name: "embedded" (a tiny ``BertForJointIntentSlot`` trained on ``flights``); "minilm"
+        name: "embedded" (a tiny ``BertForJointIntentSlot`` trained on ``flights``); "decoder" (a
+            tiny ``LlamaForCausalLM`` trained on ``flight_text``, one sentence a line); "minilm"
             (all-MiniLM-L6-v2, a sentence encoder: a ``BertModel`` of 6 layers, 384 wide, 22.7 M
             parameters; see the module's head for what it has read); "smollm2"
             (SmolLM2-135M-Instruct, a ``LlamaForCausalLM`` of 134.5 M; see ``hf.smollm2``); or the
@@ -74,6 +75,8 @@ def load(name, path=None):
     require("teachers.load: path", path, str | PathLike | None)
     if name == "embedded" and path is None:
         return _embedded()
+    if name == "decoder" and path is None:
+        return _decoder()
     if name == "smollm2":
         return load_smollm2(path)
     if name == "minilm":
@@ -87,8 +90,8 @@ def load(name, path=None):
         model = _with_its_head(folder)
     else:
         raise ValueError(
-            f'a teacher is "embedded", "minilm", "smollm2" or the path of a folder, got {name!r}'
-            + (f" with path={str(path)!r}" if path is not None else "")
+            'a teacher is "embedded", "decoder", "minilm", "smollm2" or the path of a folder, '
+            f"got {name!r}" + (f" with path={str(path)!r}" if path is not None else "")
         )
     print(f"teacher {name}: {source}")
     return model.eval(), AutoTokenizer.from_pretrained(folder)
@@ -170,14 +173,33 @@ def embedded_folder():
     return Path(str(resources.files("tqlearn.data") / "embedded"))
 
 
+def decoder_folder():
+    """The folder of the language model that ships with the package."""
+    return Path(str(resources.files("tqlearn.data") / "embedded_decoder"))
+
+
 def _embedded():
-    """The tiny BERT in the package; every file is checked against metrics.json first."""
-    folder = embedded_folder()
+    """The tiny BERT in the package."""
+    found = _verified(embedded_folder(), BertForJointIntentSlot)
+    print("teacher embedded: 2-layer BERT trained on flights, in the package, sha256 verified")
+    return found
+
+
+def _decoder():
+    """The tiny Llama in the package."""
+    from transformers import LlamaForCausalLM  # only when asked
+
+    found = _verified(decoder_folder(), LlamaForCausalLM)
+    print("teacher decoder: 2-layer Llama trained on flight_text, in the package, sha256 verified")
+    return found
+
+
+def _verified(folder, kind):
+    """(model, tokenizer) of a packaged folder; every file is checked against metrics.json first."""
     metrics = json.loads((folder / "metrics.json").read_text())
     for file, digest in metrics["sha256"].items():
         verify(folder / file, digest)
-    model = BertForJointIntentSlot.from_pretrained(folder, dtype=torch.float32)  # stored as float16
-    print("teacher embedded: 2-layer BERT trained on flights, in the package, sha256 verified")
+    model = kind.from_pretrained(folder, dtype=torch.float32)  # stored as float16
     return model.eval(), AutoTokenizer.from_pretrained(folder)
 
 

@@ -56,6 +56,7 @@ SCHEDULES = {
         ("week 13", "12", True, "graded; which of its bars are wider than they are apart?"),
         ("week 14", "13", True, "graded; translate a sentence of your own at 8 and at 4 bits"),
         ("week 15", "14", True, "graded; hang the roofs of all laptops side by side"),
+        ("week 16", "16", True, "graded; whose guess of the perplexity at 3 bits was nearest?"),
     ),
 }
 

@@ -143,7 +143,7 @@ def _first_difference(
             if words := difference(mine.gradients, right.gradients, exercise.rtol, exercise.atol):
                 return f"the values are right, the gradient is not: {words}"
         if isinstance(check, Cost) and mine.flops > check.most * right.flops:
-            return check.says.format(ratio=f"{mine.flops / right.flops:.1f}")
+            return check.says.format(ratio=f"{mine.flops / max(1, right.flops):.1f}")
     return None
 
 

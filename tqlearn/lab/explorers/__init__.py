@@ -1,5 +1,6 @@
 """Explorers, one file per notebook: a pure function, a drawing of it, sliders over the drawing."""
 
+from . import language_model
 from .base import Explorer, choice, sweep
 from .block_pruning import block_pruning_explorer, draw_pruning, pruning_table, snapshot
 from .budget import budget, budget_explorer, draw_budget
@@ -22,6 +23,14 @@ from .kronecker_bert import (
     setting_table,
     start_error,
     student_parts,
+)
+from .language_model import (
+    draw_language,
+    language_model_explorer,
+    language_table,
+    layer_bytes,
+    plant,
+    rounded,
 )
 from .low_rank import draw_spectrum, low_rank_costs, low_rank_explorer, low_rank_table, spectrum
 from .pack_and_ship import (
@@ -72,6 +81,7 @@ __all__ = [
     "draw_clip",
     "draw_distillation",
     "draw_kinds",
+    "draw_language",
     "draw_kronecker",
     "draw_plan",
     "draw_pruning",
@@ -95,6 +105,10 @@ __all__ = [
     "kronecker_bert_explorer",
     "kronecker_explorer",
     "kronecker_table",
+    "language_model",
+    "language_model_explorer",
+    "language_table",
+    "layer_bytes",
     "low_rank_costs",
     "low_rank_explorer",
     "low_rank_table",
@@ -102,10 +116,12 @@ __all__ = [
     "pack_and_ship_explorer",
     "pair_costs",
     "plan_table",
+    "plant",
     "pruning_table",
     "quantizer_explorer",
     "quantizer_table",
     "retained",
+    "rounded",
     "runs",
     "served",
     "setting_table",
