@@ -26,6 +26,7 @@ from .samples import sampled
 from .spectra import Shelf, Spectrum, digest
 
 KEPT = "errors.json"
+PAIRS = 2**25  # bytes of the pairs that wait for other bits
 
 
 class Errors:
@@ -48,6 +49,7 @@ class Errors:
         self.resolved: dict[tuple, list] = {}
         self.seen = None if batches is None else sampled(model, checked_batches(batches))
         self.empty: dict[tuple, nn.Module] = {}  # pairs without numbers
+        self.pairs: dict[str, tuple[Tensor, Tensor]] = {}  # the last one of a layer
         self.dense: dict[str, Tensor] = {}  # outputs of the layers as they are, for these rows
 
     def key(self, name: str, edits: Sequence) -> str:
@@ -181,7 +183,26 @@ class Errors:
         if key not in self.empty:
             self.empty[key] = edit.skeleton(linear)
         new = copy.deepcopy(self.empty[key]).to(linear.weight.dtype)
-        return self.spectrum(name).fill(new.to_empty(device=linear.weight.device), layer)
+        new = new.to_empty(device=linear.weight.device)
+        new.set_cores(self._factors(name, edit.rank))
+        if new.bias is not None:
+            new.bias.data.copy_(linear.bias)
+        new.dense_like = None if linear is layer else type(layer)
+        return new
+
+    def _factors(self, name: str, rank: int) -> tuple[Tensor, Tensor]:
+        """Return the factors of the nearest pair, kept while there is room: a quantizer's dial asks
+        for them again and again.
+        """
+        found = self.pairs.get(name)
+        if found is None or found[0].shape[1] != rank:
+            self.pairs.pop(name, None)
+            weight = linear_of(self.model.get_submodule(name)).weight.detach()
+            found = self.spectrum(name).pair(weight, rank)
+            held = sum(x.nbytes for pair in [*self.pairs.values()] for x in pair)
+            if held + sum(x.nbytes for x in found) <= PAIRS:
+                self.pairs[name] = found
+        return found
 
     def save(self) -> None:
         """Keep the errors of weights on disk, beside the decompositions."""

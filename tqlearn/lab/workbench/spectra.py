@@ -13,11 +13,9 @@ import torch
 from jaxtyping import Float
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor
 
-from ...factors.layers import LowRankLinear
 from ...factors.svd import check_finite, enough, squares, tails, truncated_svd
-from ...kinds import linear_of
 from ...precision import widened
 from ...storage.digests import Stored
 from ...writing import beside
@@ -77,15 +75,6 @@ class Spectrum:
                 return file.get_slice("basis")[:rank]
         except (OSError, SafetensorError):  # somebody has deleted or damaged the file
             return Spectrum.of(matrix).basis[:rank]
-
-    def fill(self, pair: LowRankLinear, layer: nn.Module) -> LowRankLinear:
-        """Give a pair without numbers those that ``LowRank`` gives it in the place of a layer."""
-        linear = linear_of(layer)
-        pair.set_cores(self.pair(linear.weight.detach(), pair.rank))
-        if pair.bias is not None:
-            pair.bias.data.copy_(linear.bias)
-        pair.dense_like = None if linear is layer else type(layer)
-        return pair
 
 
 def digest(tensors: Mapping[str, Tensor]) -> str:
