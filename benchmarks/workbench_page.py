@@ -43,7 +43,7 @@ PRESSED = """area => { window.answered = new Promise((done, failed) => {
     };
     look();
 }); }"""
-SLIDERS = {"rank of the pairs": 0, "bits of the pairs": 1, "bits of everything else": 3}  # 2: no rank
+SLIDERS = {"rank of the pairs": 0, "bits of the pairs": 1, "bits of everything else": 3}  # not rank
 OUT = {}  # options of the script, for the test
 
 
