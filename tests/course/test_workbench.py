@@ -233,6 +233,28 @@ def test_a_basis_stays_in_its_file_and_is_made_anew_without_it(tmp_path):
         assert all(map(torch.equal, found.pair(net[0].weight, 5), (left, right)))
 
 
+def test_other_bits_find_the_pair_of_the_rank(monkeypatch):
+    net = nn.Sequential(nn.Linear(12, 8), nn.Linear(8, 12))
+    pair, made = Spectrum.pair, []
+    monkeypatch.setattr(
+        Spectrum, "pair", lambda self, w, rank: made.append(rank) or pair(self, w, rank)
+    )
+    bench = Bench(net)
+    for rank, bits, pairs in ((3, 4, 2), (3, 2, 0), (2, 2, 2), (3, 5, 2)):
+        made.clear()
+        bench.rows = [Row("*", structure="LowRank", amount=rank, quantizer="LSQ", bits=bits)]
+        shown = bench.wait()
+        assert len(made) == pairs, (rank, bits)
+        student = bench.student()
+        for name, error in shown.weights.items():
+            layers = (m.get_submodule(name) for m in (net, student))
+            assert abs(distance(*layers) - error) < 1e-6
+    monkeypatch.setattr("tqlearn.lab.workbench.errors.PAIRS", 0)
+    bench = Bench(net)
+    bench.rows = [Row("*", structure="LowRank", amount=3, quantizer="LSQ", bits=4)]
+    assert bench.wait().whole and not bench.errors.pairs, "no room"
+
+
 @pytest.mark.parametrize("damage", [b"", b"not a file", None])
 def test_a_damaged_cache_is_made_anew(tmp_path, damage):
     net = nn.Sequential(nn.Linear(12, 8))

@@ -52,7 +52,7 @@ def rounded(
     Args:
         batches: what GPTQ looks at.
         per: what shares a scale, as in ``LSQ``; the largest weight sets the scale.
-        method: one of ``METHODS``.
+        method: one of ``METHODS``, or "rotated": turned, then to nearest.
     """
     if method.startswith("rotated"):
         model = rotate(model)

@@ -49,7 +49,7 @@ class Errors:
         self.resolved: dict[tuple, list] = {}
         self.seen = None if batches is None else sampled(model, checked_batches(batches))
         self.empty: dict[tuple, nn.Module] = {}  # pairs without numbers
-        self.pairs: dict[str, tuple[Tensor, Tensor]] = {}  # the last one of a layer
+        self.pairs: dict[str, tuple[Tensor, Tensor]] = {}  # each layer's last one
         self.dense: dict[str, Tensor] = {}  # outputs of the layers as they are, for these rows
 
     def key(self, name: str, edits: Sequence) -> str:
