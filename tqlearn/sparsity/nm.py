@@ -6,6 +6,8 @@ A mask is a module that stands on a weight before its quantizer. ``mask_for`` re
 stays), ``forward`` applies it. ``mask_of`` asks a weight that carries masks for what they leave.
 """
 
+from collections.abc import Sequence
+
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
@@ -68,9 +70,39 @@ def nm_mask(
 def _kept(groups: Float[Tensor, "groups runs"], dropped: int) -> Bool[Tensor, "groups runs"]:
     """Say which scores of a group have ``dropped`` others before them: lower ones, earlier equals.
 
-    Each pair is compared once: who does not win of two, loses. A stable sort says the same, many
-    times as slowly for groups of four.
+    What is above the last score to go stays. Where fewer stay than should, that score is there more
+    than once (or is no number), and each pair is compared. A stable sort says the same, many times
+    as slowly for groups of four.
     """
+    kept = groups > _last_to_go(groups.unbind(1), dropped)[:, None]
+    whole = groups.shape[1] - dropped
+    if int(kept.count_nonzero()) < whole * len(groups):
+        tied = kept.sum(1) < whole
+        kept[tied] = _compared(groups[tied], dropped)
+    return kept
+
+
+def _last_to_go(columns: Sequence[Tensor], dropped: int) -> Tensor:
+    """Return the ``dropped``-th lowest of each group: passes of a bubble sort, from the nearer end.
+
+    >>> [int(_last_to_go(torch.tensor([3, 9, 5, 7]), n)) for n in (1, 2, 3, 4)]
+    [3, 5, 7, 9]
+    """
+    ends, passes = (torch.minimum, torch.maximum), dropped
+    if 2 * dropped > len(columns):
+        ends, passes = ends[::-1], len(columns) - dropped + 1
+    for left in reversed(range(passes)):
+        end, others = columns[0], []
+        for score in columns[1:]:
+            if left:
+                others.append(ends[1](end, score))
+            end = ends[0](end, score)
+        columns = others
+    return end
+
+
+def _compared(groups: Float[Tensor, "groups runs"], dropped: int) -> Bool[Tensor, "groups runs"]:
+    """Compare each pair once: who does not win of two, loses."""
     columns = groups.unbind(1)
     later = range(len(columns) - 1, -1, -1)  # all of these go before, until they have won
     ranks = [groups.new_full((len(groups),), n, dtype=torch.uint8) for n in later]
