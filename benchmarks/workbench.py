@@ -48,7 +48,7 @@ FIRST_WITH_OUTPUTS = {
     "pairs by rank": {"structure": "LowRank", "amount": 64},
 }
 CORES = 2  # layers that are found at a time
-LONGER = "N:M to 4:8", "pairs by error"  # first moves, at a second of both cores
+LONGER = ("pairs by error",)  # first moves, at a second of both cores
 MOVES = {  # each from the first to the second, a pause, and on to the third
     "rank of pairs": [Row("encoder*", structure="LowRank", amount=a) for a in (64, 96, 128)],
     "ratio of pairs": [
