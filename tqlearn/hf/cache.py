@@ -1,13 +1,13 @@
 """A decoder's keys and values as codes of few bits: a cache for transformers' ``generate``.
 
-Of every cached token the newest stay in floats. Older ones are coded in blocks of ``per`` tokens,
-once, and never rounded again: keys with a range for each channel of a block, values with one for
+The newest tokens stay in floats. Older ones are coded in blocks of ``per`` tokens, once, and not
+rounded again (unless ``crop`` cuts into a block): keys with a range for each channel of a block, values with one for
 each token and ``per`` channels. A channel of the keys is large or small at all tokens alike, and
 such a channel must not set the scale of its neighbors; values have no such channels, and a range
 within a token keeps an error within that token.
 
-Source: KIVI (Liu et al. 2024), from the spec sheet on post-training methods, section 6. Ours are
-that ranges lie in 16 bits and that both kinds wait for a whole block.
+Source: spec sheet on post-training methods, section 6 (KIVI, arXiv 2402.02750, recalled there).
+Blocks, that values wait for a whole one too, and ends of ranges in 16 bits are our choices.
 """
 
 from collections.abc import Callable
@@ -107,7 +107,7 @@ class CodedLayer(DynamicLayer):
         """Forget the newest tokens: ``crop(-3)`` the last three.
 
         Where that reaches into a coded block, what is left of it becomes floats again, those that
-        its codes stand for.
+        its codes stand for, and is coded anew when the block is whole.
 
         Raises:
             ValueError: a positive number.
