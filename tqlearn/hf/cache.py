@@ -1,10 +1,10 @@
 """A decoder's keys and values as codes of few bits: a cache for transformers' ``generate``.
 
 The newest tokens stay in floats. Older ones are coded in blocks of ``per`` tokens, once, and not
-rounded again (unless ``crop`` cuts into a block): keys with a range for each channel of a block, values with one for
-each token and ``per`` channels. A channel of the keys is large or small at all tokens alike, and
-such a channel must not set the scale of its neighbors; values have no such channels, and a range
-within a token keeps an error within that token.
+rounded again (unless ``crop`` cuts into a block): keys with a range for each channel of a block,
+values with one for each token and ``per`` channels. A channel of the keys is large or small at all
+tokens alike, and such a channel must not set the scale of its neighbors; ``benchmarks/kv_cache.py``
+measures both ways. A range within a token keeps an error of the values within that token.
 
 Source: spec sheet on post-training methods, section 6 (KIVI, arXiv 2402.02750, recalled there).
 Blocks, that values wait for a whole one too, and ends of ranges in 16 bits are our choices.
