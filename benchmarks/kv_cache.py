@@ -1,15 +1,16 @@
 """Keys and values of a decoder at 8, 4, 3 and 2 bits: perplexity, and bytes of the cache.
 
-    python benchmarks/kv_cache.py --smollm2 2
+    TQLEARN_DATA=FOLDER python benchmarks/kv_cache.py
+    python benchmarks/kv_cache.py --smollm2 0
 
 The packaged decoder reads ``flight_text``'s validation split, in windows of 128 tokens that do not
-overlap, as in ``decoder_bits``; with ``--smollm2 N``, SmolLM2-135M reads N windows of 1024 tokens
-from the paragraphs of SQuAD's validation split. Here they go through the cache as in decoding, in
+overlap, as in ``decoder_bits``; SmolLM2-135M reads two windows of 1024 tokens from the paragraphs
+of SQuAD's validation split (``--smollm2``: another number, 0 for none). Here they go through the cache as in decoding, in
 pieces: of one token, or of 32 with SmolLM2. Each token sees its own piece in floats, and before it
 what the cache gives back. With none of the newest in floats, at most the 31 tokens of an unfinished
 block are. "Keys per token" has ranges along the channels of a token for keys, too. Weights are
 floats, or at 4 bits per 64. Bytes are those that the cache holds for one text at the end of its
-window. ``--quick`` measures few settings on few tokens.
+window. ``--quick`` measures few settings on few tokens of the packaged decoder.
 """
 
 import math
@@ -89,7 +90,7 @@ def windows(ids, size):
 def main():
     """Measure every setting and write the table."""
     options = common.parser("kv_cache", __doc__.splitlines()[0])
-    options.add_argument("--smollm2", type=int, default=0, help="windows for SmolLM2-135M")
+    options.add_argument("--smollm2", type=int, default=2, help="windows for SmolLM2-135M")
     args = options.parse_args()
     torch.set_num_threads(1)
     model, tokenizer = tq.teachers.load("decoder")
@@ -99,7 +100,7 @@ def main():
     read = {"window": WINDOW, "per": PER, "tokens": rows.numel()}
     found = [*measure("decoder", model, rows, settings)]
     found += measure("decoder at 4 bits", rounded(model), rows, settings)
-    if args.smollm2:
+    if args.smollm2 and not args.quick:
         model, tokenizer = tq.teachers.load("smollm2")
         text = tq.data.load("squad_paragraphs", source="local")["validation"]["text"]
         ids = torch.tensor(tokenizer("\n\n".join(text[:200]), verbose=False)["input_ids"])
