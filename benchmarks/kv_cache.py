@@ -5,12 +5,13 @@
 
 The packaged decoder reads ``flight_text``'s validation split, in windows of 128 tokens that do not
 overlap, as in ``decoder_bits``; SmolLM2-135M reads two windows of 1024 tokens from the paragraphs
-of SQuAD's validation split (``--smollm2``: another number, 0 for none). Here they go through the cache as in decoding, in
-pieces: of one token, or of 32 with SmolLM2. Each token sees its own piece in floats, and before it
-what the cache gives back. With none of the newest in floats, at most the 31 tokens of an unfinished
-block are. "Keys per token" has ranges along the channels of a token for keys, too. Weights are
-floats, or at 4 bits per 64. Bytes are those that the cache holds for one text at the end of its
-window. ``--quick`` measures few settings on few tokens of the packaged decoder.
+of SQuAD's validation split (``--smollm2``: another number, 0 for none). Here they go through
+the cache as in decoding, in pieces: of one token, or of 32 with SmolLM2. Each token sees its own
+piece in floats, and before it what the cache gives back. With none of the newest in floats, at most
+the 31 tokens of an unfinished block are. "Keys per token" has ranges along the channels of a token
+for keys, too. Weights are floats, or (the packaged decoder's) at 4 bits per 64. Bytes are those
+that the cache holds for one text at the end of its window. ``--quick`` measures few
+settings on few tokens of the packaged decoder.
 """
 
 import math
