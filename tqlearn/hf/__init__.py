@@ -3,6 +3,7 @@
 from .attention import QUANTIZED, SCORES, quantize_attention
 from .bleu import bleu
 from .bridge import TqlearnConfig, TqlearnQuantizer
+from .cache import QuantizedCache
 from .delayed import QuantizeFromStep, StopAfter
 from .dropout import DropoutSchedule, ScheduledDropout
 from .gguf import read_gguf
@@ -47,6 +48,7 @@ __all__ = [
     "PairCollator",
     "PruneTrainer",
     "QuantizeFromStep",
+    "QuantizedCache",
     "ReLUTransition",
     "ScaleTrainer",
     "ScheduledDropout",
