@@ -122,14 +122,17 @@ class Job:
             kind = self.packed.state_dict()[name].dtype
             return {self.names[name]: Stored.of(self.slices.read(self.there[name]).to(kind))}
         holder = nn.Module()
-        holder.layer = filled(self.dense, name, self.slices, self.there)
-        shared = {id(p): p for p in holder.layer.parameters()}
-        new = edited(copy.deepcopy(holder.layer, shared), self.chosen[name], name)
+        holder.layer = old = filled(self.dense, name, self.slices, self.there)
+        shared = {id(p): p for p in old.parameters()}
+        new = edited(copy.deepcopy(old, shared), self.chosen[name], name)
         replace(holder, {"layer": new})
         with naming(name):
             calibrate_weights(holder)
             pack_tensors(holder)
         state = holder.layer.state_dict()
+        for module in (*old.modules(), *holder.modules()):  # cycles of classes and closures would
+            module._parameters.clear()  # keep the numbers until the next collection
+            module._buffers.clear()
         return {self.names[f"{name}.{key}"]: Stored.of(state[key]) for key in state}
 
 
