@@ -5,6 +5,7 @@ import json
 import re
 from pathlib import Path
 
+import torch
 import transformers
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
@@ -96,7 +97,26 @@ def skeleton(slices: Slices) -> PreTrainedModel:
             f"{slices.folder} is quantized by {getattr(method, 'value', method)!r} already; start "
             "from the model in floats"
         )
-    return class_of(config).from_pretrained(slices.folder, device_map="meta").eval()
+    model = class_of(config).from_pretrained(slices.folder, device_map="meta").eval()
+    _settle_ties(model, slices)
+    return model
+
+
+def _settle_ties(model: PreTrainedModel, slices: Slices) -> None:
+    """Tie tables that a config ties where both are in the files and equal, as transformers does
+    once it has their numbers; others stay apart.
+    """
+    tied = getattr(model, "all_tied_weights_keys", None) or {}
+    for target, source in list(tied.items()):
+        names = [in_file(model, name, model.get_parameter(name)) for name in (target, source)]
+        if not slices.home.keys() >= set(names):
+            continue
+        one, other = map(slices.read, names)
+        if one.dtype == other.dtype and torch.equal(one, other):
+            front, _, key = target.rpartition(".")
+            setattr(model.get_submodule(front), key, model.get_parameter(source))
+        else:
+            del tied[target]
 
 
 def names_in_files(model: PreTrainedModel, slices: Slices) -> dict[str, str]:
@@ -114,15 +134,15 @@ def names_in_files(model: PreTrainedModel, slices: Slices) -> dict[str, str]:
                 "tensors, which cannot be streamed: compress this model in memory"
             )
     ignored = getattr(model, "_keys_to_ignore_on_load_unexpected", None) or ()
-    for name in sorted(slices.home.keys() - set(found.values())):
+    shared = [[".".join(place) for place in places] for places in ties(model)]
+    twice = {in_file(model, n, model.get_parameter(n)) for names in shared for n in names}
+    for name in sorted(slices.home.keys() - set(found.values()) - twice):
         if not any(re.search(pattern, name) for pattern in ignored):
             raise ValueError(
-                f"{slices.home[name]} has {name!r}, for which {type(model).__name__} has no place "
-                "of its own by its config (tie_word_embeddings?); correct the config or save the "
-                "model anew"
+                f"{slices.home[name]} has {name!r}, for which {type(model).__name__} has no place; "
+                "it is damaged or of another model: get the folder again or save the model anew"
             )
-    for places in ties(model):
-        names = [".".join(place) for place in places]
+    for names in shared:
         first = next(name for name in names if name in found)
         found |= dict.fromkeys(names, found[first])
     return found

@@ -144,7 +144,8 @@ class Unfinished:
         if index is not None:
             text = json.dumps(index, indent=2, sort_keys=True) + "\n"
             write(self.work / SAFE_WEIGHTS_INDEX_NAME, text)
-        rest = sorted({file.name for file in self.work.iterdir()} - {*self.names, JOURNAL})
+        there = {file.name for file in self.work.glob("[!.]*")}  # not what a kill has left
+        rest = sorted(there - {*self.names, JOURNAL})
         rest.sort(key=lambda name: name == "config.json")  # last: no model without its weights
         self.files = [*self.names, *rest]
         self.journal.add({"files": self.files})

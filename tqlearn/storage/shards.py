@@ -64,8 +64,11 @@ class Shard:
         start, end = self.places[name]
         with open(self.path, "rb") as file:
             file.seek(start)
-            data = file.read(end - start)
-        return Stored(TYPES[self.tensors[name].dtype], tuple(self.tensors[name].shape), data)
+            data = bytearray(end - start)  # torch wants one that could be written to
+            file.readinto(data)
+        return Stored(
+            TYPES[self.tensors[name].dtype], tuple(self.tensors[name].shape), memoryview(data)
+        )
 
     def finish(self, notes: Mapping[str, str]) -> None:
         """Write the header anew, with other notes of the same length."""
