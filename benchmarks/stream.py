@@ -2,9 +2,9 @@
 
 A random Llama, 4096 wide, is written shard by shard; ``tqlearn.stream`` compresses it in a process
 of its own, to 4 bits with a scale per 64 neighbors. In the middle that process is killed by
-SIGKILL; a second one goes on. Both tell the peak of their resident set after every layer. Then
-every digest is compared, and some layers with what ``compress`` and ``pack`` make of them in
-memory.
+SIGKILL; a second one goes on. Both tell the peak of their resident set after every part (a layer,
+or a tensor that stays as it is), and their seconds by the clock and of the processor. Then every
+digest is compared, and some layers with what ``compress`` and ``pack`` make of them in memory.
 
 The last row is on paper: the same plan on the shapes of Llama 3.1 70B, whose file is counted on
 meta to the byte. Its resident memory is what the run above took beyond the imports, per number of
@@ -87,11 +87,12 @@ def part(source, out):
     """Stream, in this process; tell a line after every layer."""
     torch.set_num_threads(1)
     logging.disable_progress_bar()
-    start, imported = time.perf_counter(), resident("HWM")
+    start, busy, imported = time.perf_counter(), time.process_time(), resident("HWM")
 
     def told(name, number, of):
         seconds = round(time.perf_counter() - start, 1)
         line = {"layer": name, "number": number, "of": of, "seconds": seconds}
+        line |= {"cpu_seconds": round(time.process_time() - busy, 1)}
         print(json.dumps(line | {"peak": resident("HWM"), "imported": imported}), flush=True)
 
     tq.stream(source, PLAN, out, max_shard_size=SHARD, progress=told)
@@ -198,10 +199,14 @@ def main(argv=None):
     dense = {"model_bytes": whole, "files": shards, "largest_layer_bytes": 2 * largest}
     rows = [{"model": f"{about}, FP16", "role": "baseline", "metrics": dense}]
     for name, last in ("until it is killed", killed), ("the call that goes on", resumed):
-        metrics = {"seconds": last["seconds"], "peak_resident_bytes": last["peak"],
-                   "resident_bytes_of_imports": last["imported"]}  # fmt: skip
+        metrics = {
+            "seconds": last["seconds"],
+            "cpu_seconds": last["cpu_seconds"],
+            "peak_resident_bytes": last["peak"],
+            "resident_bytes_of_imports": last["imported"],
+        }
         if last["number"]:
-            metrics |= {"layers": last["number"], "layers_of": last["of"]}
+            metrics |= {"parts": last["number"], "parts_of": last["of"]}
         rows.append({"model": name, "role": "student", "metrics": metrics})
     rows.append({"model": "packed, 4 bits per group of 64", "role": "student", "metrics": found,
                  "ratio": {"file": round(whole / found["file_bytes"], 3)}})  # fmt: skip
