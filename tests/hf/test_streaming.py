@@ -28,6 +28,12 @@ PLAN = {
 SIZE = "4KB"
 
 
+@pytest.fixture(autouse=True)
+def _quick_disk(monkeypatch):
+    """A kill leaves what the system has taken; to wait for the disk is for a power cut."""
+    monkeypatch.setattr(os, "fsync", lambda file: None)
+
+
 @pytest.fixture(scope="module", params=[True, False], ids=["tied", "untied"])
 def either(request):
     """A random Llama in FP16, its tables tied or not."""
@@ -134,6 +140,7 @@ def counted(*args, **kwargs):
     return plain(*args, **kwargs)
 
 setattr(owner, verb, counted)
+os.fsync = lambda file: None
 tq.stream(folder, PLAN, out, max_shard_size=SIZE)
 """
 WHERE = [("layer", 5), ("tensor", 11), ("header", 2), ("place", 0), ("place", 3), ("card", 0)]
