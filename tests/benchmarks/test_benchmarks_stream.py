@@ -57,6 +57,7 @@ def test_a_model_is_written_shard_by_shard(script, tmp_path):
     assert slices.read("lm_head.weight").float().std() == pytest.approx(0.02, rel=0.05)
 
 
+@pytest.mark.slow
 def test_the_script_runs(quick, monkeypatch):
     monkeypatch.setattr(sys, "executable", python())
     rows = {row["model"].split(",")[0]: row["metrics"] for row in quick("stream")["rows"]}

@@ -1,4 +1,4 @@
-"""tqlearn for transformers models: joint model, data and metrics, the bridge, the trainer; streams."""
+"""tqlearn for transformers models: joint model, data, metrics, the bridge, the trainer, streams."""
 
 from .attention import QUANTIZED, SCORES, quantize_attention
 from .bleu import bleu
