@@ -1,5 +1,6 @@
 """A folder that is compressed layer by layer is the one that memory would have given."""
 
+import gc
 import json
 import os
 import shutil
@@ -117,6 +118,24 @@ def test_other_families(family, tmp_path):
     plan = {"*": [tq.LSQ(bits=4)]}
     in_memory(tmp_path / "dense", tmp_path / "memory", plan, kind=AutoModel)
     assert_same(streamed(tmp_path / "dense", tmp_path / "out", plan), tmp_path / "memory")
+
+
+def test_a_finished_layer_leaves_memory(dense, tmp_path):
+    """At once, not when Python looks for cycles the next time."""
+
+    def held():
+        tensors = [o for o in gc.get_objects() if isinstance(o, torch.Tensor) and not o.is_meta]
+        return sum(t.numel() * t.element_size() for t in tensors)
+
+    gc.collect()
+    before, most = held(), []
+    gc.disable()
+    try:
+        streamed(dense, tmp_path / "out", progress=lambda *told: most.append(held() - before))
+    finally:
+        gc.enable()
+    model = AutoModelForCausalLM.from_pretrained(dense)
+    assert max(most) < 2 * model.lm_head.weight.nbytes < sum(t.nbytes for t in model.parameters())
 
 
 KILLED = """
