@@ -73,7 +73,7 @@ def stream(
     folder, out = Path(folder), Path(out)
     if folder.resolve() in (out.resolve(), *out.resolve().parents):
         raise ValueError(f"{out} is in the folder that is read; write to another place")
-    job = prepared(folder, plan, out, max_shard_size)
+    job = prepared(folder, plan, max_shard_size)
     work = Unfinished(out, job.shards, job.identity)
     work.begin()
     parts = job.parts()
@@ -136,9 +136,7 @@ class Job:
         return {self.names[f"{name}.{key}"]: Stored.of(state[key]) for key in state}
 
 
-def prepared(
-    folder: Path, plan: Mapping[str, Sequence], out: Path, max_shard_size: int | str
-) -> Job:
+def prepared(folder: Path, plan: Mapping[str, Sequence], max_shard_size: int | str) -> Job:
     """Return what is to be done, on meta: nothing is computed and nothing written.
 
     Raises:

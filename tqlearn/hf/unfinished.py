@@ -78,10 +78,11 @@ class Unfinished:
             self.out.mkdir(parents=True, exist_ok=True)
             self._require_room()
             self.work.mkdir(exist_ok=True)
+        if not self.known:  # before any file, so that none is taken for another stream's
+            self.journal.add({"identity": self.identity})
+        with telling(self.out):
             for shard in set(self.home.values()):
                 shard.begin()
-        if not self.known:
-            self.journal.add({"identity": self.identity})
         self.digests = {
             name: digest
             for name, digest in self.digests.items()
