@@ -9,6 +9,7 @@ import datetime
 import json
 import os
 import platform
+import re
 import shlex
 import sys
 from importlib.metadata import PackageNotFoundError, version
@@ -56,6 +57,12 @@ def machine():
         size = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
         memory = f", {size / 2**30:.0f} GiB"
     return f"{_processor()}, {cores} cores{memory}, {platform.system()}"
+
+
+def resident(key):
+    """Bytes of this process's memory on Linux: "RSS" now, "HWM" at its peak, and so on."""
+    status = Path("/proc/self/status").read_text()
+    return 1024 * int(re.search(rf"^Vm{key}:\s+(\d+)", status, re.M)[1])
 
 
 def versions():

@@ -9,14 +9,13 @@ phase. Of every decomposition the singular values stay in memory, and nothing el
 
 import argparse
 import json
-import re
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
 import torch
-from common import parser, write
+from common import parser, resident, write
 from transformers import BertConfig, BertModel
 from transformers.utils import logging
 
@@ -46,13 +45,6 @@ MOVES = {
         Row("encoder.layer.[0-5].*", structure="LowRank", amount=256, quantizer="LSQ")
     ],
 }
-
-
-def resident(key):
-    """Bytes of this process's memory: "RSS" now, "HWM" at its peak, and so on."""
-    return 1024 * int(
-        re.search(rf"^Vm{key}:\s+(\d+)", Path("/proc/self/status").read_text(), re.M)[1]
-    )
 
 
 def peak():

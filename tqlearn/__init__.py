@@ -94,6 +94,10 @@ _LAZY = ("data", "hf", "teachers")  # rooms that need more than torch are import
 
 
 def __getattr__(name: str):
+    if name == "stream":
+        from .hf.streaming import stream
+
+        return stream
     if name in _LAZY:
         from importlib import import_module
 

@@ -1,4 +1,4 @@
-"""tqlearn for transformers models: joint model, data and metrics, the bridge, the trainer."""
+"""tqlearn for transformers models: joint model, data, metrics, the bridge, the trainer, streams."""
 
 from .attention import QUANTIZED, SCORES, quantize_attention
 from .bleu import bleu
@@ -21,6 +21,7 @@ from .questions import (
 )
 from .sentences import encode_sentences, evaluate_sentences, predict_sentences, sentence_metrics
 from .sounds import SoundCollator, encode_sounds, evaluate_sounds, predict_sounds, small_wav2vec2
+from .streaming import stream
 from .trainer import DistillTrainer, LayerByLayer, ScaleTrainer
 from .transitions import NoNormTransition, ReLUTransition
 from .translation import (
@@ -88,6 +89,7 @@ __all__ = [
     "sentence_metrics",
     "small_vit",
     "small_wav2vec2",
+    "stream",
     "trainer_metrics",
     "translate",
     "translator",

@@ -54,7 +54,7 @@ def guard_saving(cls: type) -> None:
                 with folder_beside(save_directory) as new:
                     out = method(self, new, **kwargs)
                     names = {file.name for file in new.iterdir()}
-                _remove_shards(Path(save_directory), names)
+                remove_shards(Path(save_directory), names)
         finally:
             quantizer.given = {}
         if _writes_card(self, kwargs.get("is_main_process", args[0] if args else True)):
@@ -90,7 +90,7 @@ def _not_alone(given: dict) -> bool:
     return away or bool(given.get("push_to_hub") or given.get("distributed_checkpoint"))
 
 
-def _remove_shards(folder: Path, fresh: set[str]) -> None:
+def remove_shards(folder: Path, fresh: set[str]) -> None:
     """Remove the shards of an earlier save of the same file, as transformers does."""
     stems = {SHARD.sub("", Path(name).stem) for name in fresh if name.endswith(".safetensors")}
     for file in folder.glob("*.safetensors"):

@@ -9,6 +9,7 @@
 - ``resizing``: tables that may not change their size
 - ``report``: honest sizes, three ways to count
 - ``weighing``: the same of a model that is not there yet
+- ``shards``: files that are filled tensor by tensor, and a journal of it
 """
 
 from .codes import pack_bits, unpack_bits

@@ -119,7 +119,11 @@ def seal(tensors: Mapping[str, Stored], layout: str, config: str = "") -> str:
 
     72 bits hold for all tensors together, and 12 of each tensor tell which one it was.
     """
-    found = digests(tensors)
+    return seal_line(digests(tensors), layout, config)
+
+
+def seal_line(found: Mapping[str, int], layout: str, config: str = "") -> str:
+    """Return the line of ``seal`` for tensors whose ``digests`` are known."""
     lines = [f"{name} {found[name]:08x}\n" for name in sorted(found)]
     whole = hashlib.blake2b("".join(lines).encode(), digest_size=9).digest()
     parts = [base64.b64encode(whole).decode(), checksum(layout), checksum(config)]

@@ -22,26 +22,41 @@ ORDER = (  # of safetensors: the widest types come first
 def file_size(tensors: Mapping[str, Tensor], notes: Mapping[str, str]) -> int:
     """Return the bytes of a safetensors file with these tensors and notes in its header.
 
-    The header is a line of JSON: name, type, shape and place of every tensor. Spaces fill it up to
-    a multiple of 8.
-
     >>> import torch
     >>> file_size({"weight": torch.ones(4, 8), "bias": torch.ones(4)}, {"format": "pt"})
     304
     """
+    head, places = header(tensors, notes)
+    return max((end for _, end in places.values()), default=len(head))
+
+
+def header(
+    tensors: Mapping[str, Tensor], notes: Mapping[str, str]
+) -> tuple[bytes, dict[str, tuple[int, int]]]:
+    """Return how a safetensors file begins, and the bytes of it (from, to) that each tensor takes.
+
+    That is its length in 8 bytes and a line of JSON: name, type, shape and place of every tensor.
+    Spaces fill it up to a multiple of 8.
+
+    Args:
+        tensors: may be on meta.
+    """
     kinds = {name: TYPES[tensor.dtype] for name, tensor in tensors.items()}
-    header: dict[str, dict] = {"__metadata__": dict(notes)} if notes else {}
-    end = 0
+    entries: dict[str, dict] = {"__metadata__": dict(notes)} if notes else {}
+    end, places = 0, {}
     for name in sorted(tensors, key=lambda name: (ORDER.index(kinds[name]), name)):
         start, tensor = end, tensors[name]
         end += tensor.numel() * tensor.element_size()
-        header[name] = {
+        places[name] = start, end
+        entries[name] = {
             "dtype": kinds[name],
             "shape": list(tensor.shape),
             "data_offsets": [start, end],
         }
-    line = len(json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode())
-    return 8 + line + -line % 8 + end
+    line = json.dumps(entries, separators=(",", ":"), ensure_ascii=False).encode()
+    line += b" " * (-len(line) % 8)
+    head = len(line).to_bytes(8, "little") + line
+    return head, {name: (len(head) + a, len(head) + b) for name, (a, b) in places.items()}
 
 
 def plain_file(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, str]]:

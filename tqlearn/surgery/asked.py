@@ -60,6 +60,15 @@ def applied(edit: object, layer: nn.Module, name: str, by: object = None) -> nn.
     return new
 
 
+def edited(layer: nn.Module, edits: Sequence, name: str) -> nn.Module:
+    """Return what edits make of a layer, one after the other; they may change it."""
+    for edit in edits:
+        training = layer.training
+        layer = applied(edit, layer, name)
+        layer.train(training)
+    return layer
+
+
 def outlined(layer: nn.Module, edits: Sequence, name: str) -> nn.Module:
     """Return the layer that edits make, on meta; with numbers where one is given as an error."""
     by_error = any(getattr(edit, "error", None) is not None for edit in edits)

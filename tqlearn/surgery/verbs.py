@@ -17,7 +17,7 @@ from ..storage.layout import attach_layout
 from ..storage.pack import bake_tensors, behind_stages, pack_tensors, unpack_tensors
 from ..storage.packed import Packed
 from ..storage.tied import replace
-from .asked import applied
+from .asked import edited
 from .plan import Plan, copied, left_out, match
 
 
@@ -56,12 +56,8 @@ def compress(model: nn.Module, plan: Plan, *, inplace: bool = False) -> nn.Modul
         layer = model.get_submodule(name)
         old += layer.parameters()
         new = copy.deepcopy(layer, {id(p): p for p in layer.parameters()} if inplace else {})
-        for edit in edits:
-            training = new.training
-            new = applied(edit, new, name)
-            new.train(training)
-        made[name] = new
-    _say_left(left_out(model, plan, made), model)
+        made[name] = edited(new, edits, name)
+    say_left(left_out(model, plan, made), model)
     student = model if inplace else copied(model, old)
     before = {name: student.get_submodule(name) for name in made}
     try:
@@ -71,7 +67,7 @@ def compress(model: nn.Module, plan: Plan, *, inplace: bool = False) -> nn.Modul
         raise
 
 
-def _say_left(left: dict[str, int], model: nn.Module) -> None:
+def say_left(left: dict[str, int], model: nn.Module) -> None:
     """Warn of matrices under the plan's patterns that no edit reaches, where they weigh."""
     whole = sum(t.numel() * t.element_size() for t in model.parameters())
     if left and (share := sum(left.values()) / whole) > 0.01:

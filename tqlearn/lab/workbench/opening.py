@@ -22,16 +22,14 @@ def opened(place: str | PathLike) -> nn.Module:
     """
     import transformers
 
-    from ...hf import bridge  # noqa: F401  (a compressed folder opens, too)
+    from ...hf.slices import class_of  # and hf's bridge: a compressed folder opens, too
 
     require("workbench: model", place, str | PathLike)
     name, _, revision = str(place).partition("@") if not Path(place).is_dir() else (place, "", "")
     pinned = {"revision": revision} if revision else {}
     try:
         config = transformers.AutoConfig.from_pretrained(name, **pinned)
-        kinds = [getattr(transformers, kind, None) for kind in config.architectures or ()]
-        kind = next((kind for kind in kinds if kind is not None), transformers.AutoModel)
-        return kind.from_pretrained(name, **pinned).eval()
+        return class_of(config).from_pretrained(name, **pinned).eval()
     except OSError as error:
         raise ValueError(
             f"{place!r} is no folder that save_pretrained wrote and no model in the cache or on "

@@ -1,0 +1,152 @@
+"""What a stream has finished so far: shards that are filled beside, a journal, and the way home.
+
+All stands in ``out/.stream.part``. The line of digests in the headers is of all tensors together,
+so no shard is whole before the last tensor is there; then they take their places one by one.
+"""
+
+import errno
+import json
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+from transformers import PreTrainedModel
+from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
+
+from ..storage.digests import KEY, Stored, digests, seal_line
+from ..storage.shards import Journal, Shard
+from ..writing import telling, write
+from .card import write_card
+from .sealing import remove_shards, settled
+
+WORK = ".stream.part"
+JOURNAL = "journal.jsonl"
+
+
+class Unfinished:
+    """A stream on its way to a folder.
+
+    Args:
+        out: the folder.
+        shards: of the result, by the name of their files.
+        identity: {kind: {name: value}}, what must be the same in the call that goes on.
+
+    Raises:
+        ValueError: an unfinished stream lies there that differs in its identity; it is unchanged.
+    """
+
+    def __init__(
+        self, out: Path, shards: Sequence[Shard], identity: Mapping[str, Mapping[str, object]]
+    ) -> None:
+        self.out, self.work = out, out / WORK
+        self.names = [str(shard.path) for shard in shards]
+        self.home = {name: shard for shard in shards for name in shard.tensors}
+        for shard in shards:
+            shard.path = self.work / shard.path
+        self.journal, self.identity = Journal(self.work / JOURNAL), identity
+        self.digests: dict[str, int] = {}
+        self.files: list[str] | None = None  # the result's, once all are whole
+        self.known = False
+        for entry in self.journal.read():
+            if "identity" in entry:
+                self._require_same(entry["identity"])
+                self.known = True
+            self.digests |= entry.get("digests", {})
+            self.files = entry.get("files", self.files)
+
+    def _require_same(self, was: Mapping[str, Mapping]) -> None:
+        now = json.loads(json.dumps(self.identity))
+        for kind in now.keys() | was.keys():
+            before, here = was.get(kind, {}), now.get(kind, {})
+            for name in sorted(before.keys() | here.keys()):
+                if before.get(name) != here.get(name):
+                    raise ValueError(
+                        f"{self.work} holds an unfinished stream with another {kind}: {name!r} was "
+                        f"{before.get(name)}, now it is {here.get(name)}; make the call as it was, "
+                        "or delete that folder to begin anew"
+                    )
+
+    def begin(self) -> None:
+        """Make the files to fill, and look whether what is written down is there.
+
+        Raises:
+            OSError: there is not enough room.
+        """
+        if self.files is not None:
+            return
+        with telling(self.out):
+            self.out.mkdir(parents=True, exist_ok=True)
+            self._require_room()
+            self.work.mkdir(exist_ok=True)
+        if not self.known:  # before any file, so that none is taken for another stream's
+            self.journal.add({"identity": self.identity})
+        with telling(self.out):
+            for shard in set(self.home.values()):
+                shard.begin()
+        self.digests = {
+            name: digest
+            for name, digest in self.digests.items()
+            if digests({name: self.home[name].get(name)})[name] == digest
+        }
+
+    def _require_room(self) -> None:
+        whole = sum(shard.size for shard in set(self.home.values()))
+        done = sum(b - a for name in self.digests for a, b in [self.home[name].places[name]])
+        if whole - done > (free := shutil.disk_usage(self.out).free):
+            raise OSError(errno.ENOSPC, f"{whole - done:,} bytes are needed, {free:,} are free")
+
+    def has(self, names: Iterable[str]) -> bool:
+        """Say whether tensors are finished."""
+        return self.files is not None or all(name in self.digests for name in names)
+
+    def put(self, made: Mapping[str, Stored]) -> None:
+        """Write tensors, wait until they are on the disk, then write down that they are."""
+        with telling(self.out):
+            for name, stored in made.items():
+                self.home[name].put(name, stored)
+            for shard in {self.home[name] for name in made}:
+                shard.sync()
+        found = digests(made)
+        self.journal.add({"digests": found})
+        self.digests |= found
+
+    def finish(self, model: PreTrainedModel, notes: Mapping[str, str], index: dict | None) -> None:
+        """Write digests, configs and index, then let everything take its place.
+
+        Args:
+            model: the packed one, on meta.
+            notes: of the headers, with a blank in the place of the digests.
+        """
+        if self.files is None:
+            self._seal(model, notes, index)
+        with telling(self.out):
+            for name in self.files:
+                if (self.work / name).is_file():
+                    (self.work / name).replace(self.out / name)
+        remove_shards(self.out, set(self.files))
+        for name in {SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME} - set(self.files):
+            (self.out / name).unlink(missing_ok=True)  # of an earlier save: it would be read first
+        write_card(model, self.out)
+        shutil.rmtree(self.work)
+
+    def _seal(self, model: PreTrainedModel, notes: Mapping[str, str], index: dict | None) -> None:
+        model.config.dtype = str(model.dtype).split(".")[1]  # as save_pretrained does
+        model.config.architectures = [type(model).__name__]
+        method = model.config.quantization_config
+        layout = method["layout"] if isinstance(method, dict) else method.layout
+        config = settled(json.loads(model.config.to_json_string()))
+        line = seal_line(self.digests, layout, config)
+        with telling(self.out):
+            for shard in set(self.home.values()):
+                shard.finish({**notes, KEY: line})
+            model.config.save_pretrained(self.work)
+            if model.can_generate():
+                model.generation_config.save_pretrained(self.work)
+        if index is not None:
+            text = json.dumps(index, indent=2, sort_keys=True) + "\n"
+            write(self.work / SAFE_WEIGHTS_INDEX_NAME, text)
+        there = {file.name for file in self.work.glob("[!.]*")}  # not what a kill has left
+        rest = sorted(there - {*self.names, JOURNAL})
+        rest.sort(key=lambda name: name == "config.json")  # last: no model without its weights
+        self.files = [*self.names, *rest]
+        self.journal.add({"files": self.files})
