@@ -170,18 +170,25 @@ def main():
     begin = time.monotonic()
     subject = tiny() if args.quick else smollm2(args.tokens)
     rows = kept(args, subject.settings)
+    missing = [name for name in names if name not in rows]
     for name in names:
         if name in rows:
             print(f"{name}: measured before, kept", flush=True)
-            continue
+    for name in missing:
         if args.minutes is not None and time.monotonic() - begin > 60 * args.minutes:
             print(f"{name} and what follows: not begun within {args.minutes:g} minutes")
             return
         rows[name] = subject.measured(name)
         print(rows[name], flush=True)
-        order = [*(n for n in METHODS if n in rows), *(n for n in rows if n not in METHODS)]
-        found = [rows[n] for n in order]
-        common.write("smollm2", None, found, args, settings=subject.settings)
+        store(rows, args, subject.settings)
+    if not missing:  # the same table, under the command that asks for it
+        store(rows, args, subject.settings)
+
+
+def store(rows, args, settings):
+    """Write the table: rows of today's methods in their order, then what older calls have left."""
+    order = [*(n for n in METHODS if n in rows), *(n for n in rows if n not in METHODS)]
+    common.write("smollm2", None, [rows[n] for n in order], args, settings=settings)
 
 
 if __name__ == "__main__":

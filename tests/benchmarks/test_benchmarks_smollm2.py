@@ -1,9 +1,10 @@
 """The table of SmolLM2 and its script."""
 
 import json
+import re
 
 import pytest
-from conftest import result
+from conftest import BENCHMARKS, result
 
 
 @pytest.mark.slow
@@ -24,6 +25,7 @@ def test_the_script_runs_and_goes_on_where_it_was(quick, tmp_path, capsys):
     assert all(row["metrics"]["tokens"] == 998 for row in rows.values())
     nats = [abs(rows[name]["metrics"]["nll"] - rows["float"]["metrics"]["nll"]) for name in names]
     assert nats[0] == 0 and all(nats[1:]) and len(set(nats)) == len(names)
+    assert "--rows float" in quick("smollm2", "--rows", "float")["command"], "of the last call"
     other = json.loads((tmp_path / "t.json").read_text())
     other["settings"]["window"] = 5
     (tmp_path / "t.json").write_text(json.dumps(other))
@@ -49,3 +51,12 @@ def test_the_committed_table():
         scales = [f"{bits} bits per {per}" for per in ("tensor", "channel", 64, 32)]
         measured = [rows[name] for name in scales if name in rows]
         assert measured == sorted(measured, reverse=True), bits
+
+
+def test_the_page_tells_what_was_measured():
+    rows = {row["model"]: row["metrics"]["perplexity"] for row in result("smollm2")["rows"]}
+    page = (BENCHMARKS.parent / "docs" / "language_models.md").read_text()
+    (told,) = [part for part in page.split("\n\n") if part.startswith("What this costs SmolLM2")]
+    names = ["float"] + [f"{how}{b} bits per 64" for b in (4, 3) for how in ("", "GPTQ, ")]
+    numbers = [f"{rows[name]:.1f}" for name in names]
+    assert re.findall(r"\d+\.\d", told) == numbers
