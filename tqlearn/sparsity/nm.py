@@ -85,7 +85,8 @@ def _kept(groups: Float[Tensor, "groups runs"], dropped: int) -> Bool[Tensor, "g
 def _last_to_go(columns: Sequence[Tensor], dropped: int) -> Tensor:
     """Return the ``dropped``-th lowest of each group: passes of a bubble sort, from the nearer end.
 
-    >>> [int(_last_to_go(torch.tensor([3, 9, 5, 7]), n)) for n in (1, 2, 3, 4)]
+    >>> columns = torch.tensor([3, 9, 5, 7]).unbind()
+    >>> [int(_last_to_go(columns, dropped)) for dropped in (1, 2, 3, 4)]
     [3, 5, 7, 9]
     """
     ends, passes = (torch.minimum, torch.maximum), dropped
