@@ -117,9 +117,15 @@ def averaged(model, role, scores, note=""):
 
 
 def command():
-    """The command line, with the script's path relative to the repository."""
-    script = Path(sys.argv[0])
-    return shlex.join(["python", f"{script.parent.name}/{script.name}", *sys.argv[1:]])
+    """The command line, with the script's path relative to the repository.
+
+    Without ``--minutes N``: how long one call went on is not how the numbers are made again.
+    """
+    script, words = Path(sys.argv[0]), sys.argv[1:]
+    if "--minutes" in words:
+        at = words.index("--minutes")
+        del words[at : at + 2]
+    return shlex.join(["python", f"{script.parent.name}/{script.name}", *words])
 
 
 def _check(row):

@@ -4,6 +4,9 @@ A cell is an arm at a size. Its rate is the one that is best on the held-out par
 sentences, with seed 0. It is compared with the best control of its size: of the dense arms (whole
 model at low bits, narrow, shallow) and the low-rank pairs the one whose runs are best on the
 held-out part, itself left out. Nothing is chosen on the reported split.
+
+A size is spoken of once every arm that fits it has three seeds: until then a control may be
+missing that would have won, and a spread of two runs says little.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,6 +15,7 @@ from statistics import mean, stdev
 import numpy as np
 from pareto_scores import decoded, difference
 
+SEEDS = 3  # of every arm at a size, before anything is said of it
 CONTROLS = ("dense", "narrow", "shallow", "low rank")
 METRICS = ("intent_accuracy", "slot_f1", "accuracy", "score")
 
@@ -45,12 +49,25 @@ def finished(record: Mapping) -> dict[tuple[int, str], list[dict]]:
     return found
 
 
+def whole_sizes(record: Mapping) -> list[int]:
+    """Return the sizes at which every arm that fits has its seeds, at least ``SEEDS``."""
+    cells, needed = finished(record), min(SEEDS, record["rules"]["seeds"])
+    late = {
+        int(size)
+        for arm, own in record["cells"].items()
+        for size, cell in own.items()
+        if "form" in cell and len(cells.get((int(size), arm), ())) < needed
+    }
+    return [size for size in record["sizes"] if size not in late]
+
+
 def summary(record: Mapping) -> list[dict]:
-    """Return a line per finished cell: means, spreads, and the difference to its control."""
-    cells, gold = finished(record), record["gold"]
+    """Return a line per cell of the whole sizes: mean, spread, difference to its control."""
+    sizes, gold = whole_sizes(record), record["gold"]
+    cells = {cell: runs for cell, runs in finished(record).items() if cell[0] in sizes}
     counts = {cell: _counts(runs, gold, record["sentences"]) for cell, runs in cells.items()}
     lines = []
-    for size in record["sizes"]:
+    for size in sizes:
         here = {arm: runs for (own, arm), runs in cells.items() if own == size}
         for arm, runs in here.items():
             line = {"size": size, "arm": arm, "rate": runs[0]["rate"], "seeds": len(runs),
@@ -85,7 +102,7 @@ def _counts(runs: list[dict], gold: Mapping[str, str], sentences: int) -> dict[s
 
 
 def rows(record: Mapping) -> list[dict]:
-    """Return the rows of the benchmark's JSON: the teacher, and a line per finished cell."""
+    """Return the rows of the benchmark's JSON: the teacher, a line per cell of the whole sizes."""
     found = [{"model": "teacher", "role": "baseline", **record["teacher"]}]
     for line in summary(record):
         keys = [f"{name}{end}" for name in METRICS for end in ("", "_sd")]

@@ -30,14 +30,16 @@ def test_options(common, tmp_path):
 
 
 def test_json(common, tmp_path, monkeypatch):
-    monkeypatch.setattr(sys, "argv", [str(BENCHMARKS / "table.py"), "--seed", "3"])
+    monkeypatch.setattr(
+        sys, "argv", [str(BENCHMARKS / "table.py"), "--minutes", "5", "--seed", "3"]
+    )
     args = common.parser("table").parse_args(
         ["--seed", "3", "--out", str(tmp_path / "a" / "t.json")]
     )
     row = {"model": "m", "role": "student", "metrics": {"accuracy": 50.0}, "bytes": {"file": 8}}
     record = common.write("table", "QTC", [row], args, threads=1)
     assert json.loads((tmp_path / "a" / "t.json").read_text()) == record
-    assert record["command"] == "python benchmarks/table.py --seed 3"
+    assert record["command"] == "python benchmarks/table.py --seed 3", "minutes make no number"
     assert (record["name"], record["paper"], record["seed"]) == ("table", "QTC", 3)
     assert record["rows"] == [row] and record["threads"] == 1 and not record["quick"]
     assert {"python", "torch", "transformers"} <= set(record["versions"])

@@ -274,3 +274,19 @@ def test_the_committed_table_of_flights_is_whole():
             assert "reason" in cell or 0.9 * int(size) <= cell["file"] <= int(size)
     for run in record["runs"]:
         assert run["bytes"] == record["cells"][run["arm"]][str(run["size"])]["file"]
+
+
+def test_a_size_is_spoken_of_once_every_arm_has_three_seeds(script):
+    """A control that is missing could have won."""
+    summary, record = script("pareto_summary"), result("pareto_flights")
+    whole = summary.whole_sizes(record)
+    told = [row["model"] for row in record["rows"][1:]]
+    assert {name.rpartition(" at ")[2] for name in told} == {f"{n // 1000} kB" for n in whole}
+    own = [(r["size"], r["arm"], r["seed"]) for r in record["runs"]]
+    size, arm, _ = next(cell for cell in own if cell[0] in whole)
+    assert len({seed for *cell, seed in own if cell == [size, arm]}) >= 3
+    for late in (2, 1, 0):  # two seeds, one, none: the whole size is silent
+        fewer = [r for r, cell in zip(record["runs"], own, strict=True)
+                 if cell[:2] != (size, arm) or cell[2] < late]  # fmt: skip
+        assert size not in summary.whole_sizes(record | {"runs": fewer})
+        assert not [one for one in summary.summary(record | {"runs": fewer}) if one["size"] == size]
