@@ -15,6 +15,7 @@ from .course import shipped
 from .ledger import AREA, KEYS, TOP, labels
 from .pareto import unbeaten
 
+FLOOR = 45  # percent at the foot of the picture
 ROW = re.compile(
     r"^(--|\d\d)  +(\S.*?) +([\d,]+) +([\d,]+) +([\d.]+) % +([\d.]+) % +([\d.]+) ms$", re.MULTILINE
 )
@@ -58,10 +59,10 @@ def draw(rows: Sequence[dict], score: str = "slot_f1") -> go.Figure:
     kept = unbeaten(rows, lambda row: row["bytes"], lambda row: row[score])
     sizes = [row["bytes"] / 1e3 for row in rows]
     low, high = log10(min(sizes)) - 0.2, log10(max(sizes)) + 0.2
-    floor = 5 * (min(row[score] for row in rows) // 5) - 5
+    below = sum(row[score] < FLOOR for row in rows)
     points = [
         (AREA[0] * (log10(row["bytes"] / 1e3) - low) / (high - low),
-         AREA[1] * (row[score] - floor) / (TOP - floor), 6, f"{row['notebook']} {row['model']}")
+         AREA[1] * (row[score] - FLOOR) / (TOP - FLOOR), 6, f"{row['notebook']} {row['model']}")
         for row in kept
     ]  # fmt: skip
     names, places = zip(*labels(points), strict=True)
@@ -74,12 +75,14 @@ def draw(rows: Sequence[dict], score: str = "slot_f1") -> go.Figure:
         )  # fmt: skip
 
     return plots.figure(
-        dots("all", rows, mode="markers", marker={"size": 9, "color": plots.GRAY}),
+        dots("all", [row for row in rows if row[score] >= FLOOR], mode="markers",
+             marker={"size": 9, "color": plots.GRAY}),
         dots("front", kept, mode="lines+markers+text", text=names, textposition=places,
              line_color=plots.BLUE, marker={"size": 12}),
-        title=f"The whole course: {len(rows)} models, {len(kept)} on the front",
+        title=f"The whole course: {len(rows)} models, {len(kept)} on the front"
+        + (f"; {below} below {FLOOR} % not drawn" if below else ""),
         x="kilobytes of the whole file (logarithmic)", y="slots, span F1 in percent",
-        xaxis_type="log", xaxis_range=[low, high], yaxis_range=[floor, TOP],
+        xaxis_type="log", xaxis_range=[low, high], yaxis_range=[FLOOR, TOP],
         xaxis_tickvals=[digit * 10**power for power in range(6) for digit in (1, 2, 5)],
         margin_t=95, legend_y=1.02,
     )  # fmt: skip

@@ -31,11 +31,11 @@ def draw_front(limit: int, small: str, large: str, rows: Sequence[dict]) -> tupl
     """
     best = best_under(rows, 1000 * limit, large)
     kept = unbeaten(rows, lambda row: row[small], lambda row: row["chose"][large])
-    unit = 1e3
+    at = [row[small] for row in rows]
 
     def dots(name: str, of: Sequence[dict], part: str, **looks: object) -> go.Scatter:
         return go.Scatter(
-            x=[row[small] / unit for row in of], y=[row[part][large] for row in of], name=name,
+            x=[row[small] / 1e3 for row in of], y=[row[part][large] for row in of], name=name,
             text=[f"{row['bytes'] / 1e3:.0f} kB" for row in of],
             hovertemplate="%{text}: %{y:.1f} %<extra></extra>", **looks,
         )  # fmt: skip
@@ -56,7 +56,7 @@ def draw_front(limit: int, small: str, large: str, rows: Sequence[dict]) -> tupl
         ),
         x="kilobytes of the whole file" if small == "bytes" else "thousands of numbers",
         y=f"{what}, percent", yaxis_range=[45, 103], margin_t=95, legend_y=1.02,
-        xaxis_range=[0, 1.05 * max(row[small] for row in rows) / unit],
+        xaxis_range=[0.9 * min(at) / 1e3, 1.05 * max(at) / 1e3],
     )  # fmt: skip
     if small == "bytes":
         fig.add_vline(x=limit, line_dash="dot", line_color=plots.INK)
@@ -90,7 +90,7 @@ def in_words(plan: dict) -> str:
     return "; ".join(said)
 
 
-def pareto_lab_explorer(rows: Sequence[dict], limit: int = 200) -> Explorer:
+def pareto_lab_explorer(rows: Sequence[dict], limit: int = 160) -> Explorer:
     """Notebook 15: a budget, what should be small and what large; see the front and the choice.
 
     Args:
