@@ -106,6 +106,7 @@ EXERCISES = (
             "200 * (right @ draws) over the same sum of found + gold.",
         ),
     ),
+    # Passes, too: len(test), which is len(held).
     Exercise(
         id="15.b", title="chosen, and tempting",
         difficulty="easy", minutes=5, answer=chosen_and_tempting, cases=_checks,

@@ -116,6 +116,7 @@ def _beats_the_plain(value, case):
 
 
 EXERCISES = (
+    # Passes, too: a spread as a tensor, which ceil takes as well, and differences the other way.
     Exercise(
         id="15.1", title="enough sentences",
         difficulty="medium", minutes=10, answer=sentences_needed, cases=_hits,
@@ -138,6 +139,8 @@ EXERCISES = (
             "1.96 * d.std() / sqrt(n) <= points, solved for n, rounded up.",
         ),
     ),
+    # Passes, too: pairs that are not checked for length, tensors in place of lists, and a model on
+    # the edge of the corner, whose strip is empty.
     Exercise(
         id="15.2", title="one number for a front",
         difficulty="hard", minutes=15, answer=covered, cases=_fronts,
@@ -160,7 +163,8 @@ EXERCISES = (
             "Only the part above the best score so far: (most - size) * (score - top).",
         ),
     ),
-    # Passes, too: what still fits and still beats the plain plan by four points.
+    # Passes, too: what still fits and still beats the plain plan by four points: other starts of
+    # the scales, one scale for the attention, ranks of 29 and 31.
     Exercise(
         id="15.3", title="the best model under N kilobytes",
         difficulty="hard", minutes=20, answer=best_under, cases=_limits, goal=_beats_the_plain,

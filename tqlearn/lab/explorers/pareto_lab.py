@@ -14,7 +14,7 @@ SMALL = {"bytes of the file": "bytes", "numbers": "numbers"}
 LARGE = {"slots": "slot_f1", "intents": "intent_accuracy", "their mean": "score"}
 
 
-def best_under(rows: Sequence[dict], limit: float, large: str) -> dict | None:
+def best_under(rows: Sequence[dict], limit: int, large: str) -> dict | None:
     """Return the best row of at most ``limit`` bytes, the smallest of equals; None without any."""
     fit = [row for row in rows if row["bytes"] <= limit]
     return max(fit, key=lambda row: (row["chose"][large], -row["bytes"]), default=None)
