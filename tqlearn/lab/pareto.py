@@ -112,7 +112,7 @@ def unbeaten(
     """
     at = [(small(model), -large(model)) for model in models]
 
-    def beaten(a: float, b: float) -> bool:
+    def beaten(a: float | int, b: float | int) -> bool:
         return any(x <= a and y <= b and (x, y) != (a, b) for x, y in at)
 
     return sorted((m for m, one in zip(models, at, strict=True) if not beaten(*one)), key=small)
