@@ -65,7 +65,7 @@ def test_callbacks_answer_in_time():
 def test_unbeaten_is_what_the_learner_writes():
     chance = torch.Generator().manual_seed(0)
     sizes, scores = torch.randint(0, 6, (2, 40), generator=chance).double()
-    mine = exercises.find("15.c").answer(sizes, scores)
+    mine = exercises.find("15.b").answer(sizes, scores)
     models = [*zip(sizes.tolist(), scores.tolist(), strict=True)]
     kept = pareto.unbeaten(models, lambda m: m[0], lambda m: m[1])
     assert sorted(kept) == sorted(

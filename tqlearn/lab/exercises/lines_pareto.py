@@ -1,4 +1,4 @@
-"""Lines to fill in on the way through lesson 15: a draw's score, an honest choice, a front."""
+"""Lines to fill in on the way through lesson 15: the score of a draw, and a front."""
 
 import torch
 
@@ -23,26 +23,6 @@ def _spans(generator):
         picks = torch.randint(n, (draws, n), generator=generator)
         often = torch.stack([row.bincount(minlength=n) for row in picks], dim=1).double()
         yield right, found, gold, often
-
-
-def chosen_and_tempting(held, test):
-    """Mean test score at each run's best check on held-out data, and at its best check on test."""
-    runs = torch.arange(len(held))
-    chosen = held.argmax(dim=1)  # (runs,): which check each run is taken at
-    return test[runs, chosen].mean(), test.max(dim=1).values.mean()
-
-
-def _chosen(held, test, picked=None, tempting=None):
-    """A wrong answer to 15.b: checks chosen otherwise, or another temptation."""
-    at = held.argmax(1) if picked is None else picked(held)
-    honest = test[torch.arange(len(test)), at].mean()
-    return honest, test.max(1).values.mean() if tempting is None else tempting(test)
-
-
-def _checks(generator):
-    for runs, checks in ((3, 6), (5, 4)):
-        held = 80 + 10 * torch.rand(runs, checks, generator=generator, dtype=torch.float64)
-        yield held, held - 5 + 8 * torch.rand(held.shape, generator=generator, dtype=torch.float64)
 
 
 def beaten(sizes, scores):
@@ -106,33 +86,8 @@ EXERCISES = (
             "200 * (right @ draws) over the same sum of found + gold.",
         ),
     ),
-    # Passes, too: len(test), which is len(held).
     Exercise(
-        id="15.b", title="chosen, and tempting",
-        difficulty="easy", minutes=5, answer=chosen_and_tempting, cases=_checks,
-        mistakes=(
-            Mistake("each run has a best check of its own",
-                    lambda h, t: _chosen(h, t, lambda held: held.mean(0).argmax().expand(len(t)))),
-            Mistake("the score to report is that on the test part, at the check that the held-out "
-                    "part has chosen",
-                    lambda h, t: (h.max(1).values.mean(), t.max(1).values.mean())),
-            Mistake("the checks are chosen on the test part: that is what must not be",
-                    lambda h, t: _chosen(h, t, lambda held: t.argmax(1))),
-            Mistake("the last check is not the best one",
-                    lambda h, t: _chosen(h, t, lambda held: held.shape[1] - 1)),
-            Mistake("a best check for each run, and then the mean; not the best of all runs",
-                    lambda h, t: _chosen(h, t, tempting=lambda test: test.max())),
-            Mistake("the honest one comes first",
-                    lambda h, t: chosen_and_tempting(h, t)[::-1]),
-        ),
-        hints=(
-            "held.argmax(1) says for each run at which check it is taken. What is the test score "
-            "there?",
-            "test[torch.arange(runs), chosen].mean(), and test.max(1).values.mean().",
-        ),
-    ),
-    Exercise(
-        id="15.c", title="who is beaten",
+        id="15.b", title="who is beaten",
         difficulty="medium", minutes=6, answer=beaten, cases=_models,
         mistakes=(
             Mistake("better in one thing is enough, if it is no worse in the other", _in_both),
