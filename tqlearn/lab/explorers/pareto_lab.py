@@ -10,7 +10,7 @@ from ..pareto import unbeaten
 from .base import Explorer, choice
 
 LIMITS = (120, 140, 160, 180, 200, 220, 240, 260, 280, 300)  # kilobytes of the whole file
-SMALL = {"bytes of the file": "bytes", "numbers": "numbers"}
+SMALL = {"file bytes": "bytes", "numbers": "numbers"}
 LARGE = {"slots": "slot_f1", "intents": "intent_accuracy", "their mean": "score"}
 
 
