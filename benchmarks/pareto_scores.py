@@ -1,24 +1,21 @@
-"""What a test sentence is worth: counts per sentence, scores of many, and a paired bootstrap.
+"""What a test sentence is worth: counts per sentence, and the strings that a run keeps of them.
 
-A finished run keeps its counts as strings (``coded``), so that every comparison can be made later,
-when its model is gone.
+Scores of many and the paired bootstrap are those of lesson 15, ``tqlearn.lab.pareto``.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
-import numpy as np
 from datasets import Dataset
 from seqeval.metrics.sequence_labeling import get_entities
 from torch import nn
 
 from tqlearn.hf.metrics import predict_joint
 from tqlearn.hf.sentences import predict_sentences
+from tqlearn.lab.pareto import BITS, Counts, decoded, difference, metrics
+
+__all__ = ["coded", "counted", "decoded", "difference", "metrics", "percent", "spans"]
 
 DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
-BITS = {"intents", "correct"}  # 0 or 1 per sentence: four of them are a hex digit
-DRAWS = 2000
-
-Counts = Mapping[str, Sequence[int]]
 
 
 def counted(model: nn.Module, tokenizer: object, rows: Dataset, max_length: int) -> dict:
@@ -50,31 +47,6 @@ def spans(tags: Sequence[str]) -> set[tuple[str, int, int]]:
     return set(get_entities(["B-UNK" if tag == "UNK" else tag for tag in tags]))
 
 
-def metrics(counts: Mapping[str, np.ndarray], draws: np.ndarray | None = None) -> dict:
-    """Return percentages, and "score": their mean, which rates, epochs and comparisons go by.
-
-    Args:
-        counts: arrays (..., sentences) of ``counted``.
-        draws: (sentences, draws), how often each sentence counts in each draw; None: once.
-
-    >>> counts = {"intents": [1, 0], "right": [1, 1], "found": [1, 2], "gold": [2, 1]}
-    >>> {name: round(float(value), 2) for name, value in metrics(counts).items()}
-    {'intent_accuracy': 50.0, 'slot_f1': 66.67, 'score': 58.33}
-    """
-    plain = draws is None
-    draws = np.ones((np.shape(next(iter(counts.values())))[-1], 1)) if plain else draws
-    sums = {name: np.asarray(values, float) @ draws for name, values in counts.items()}
-    sentences = draws.sum(0)
-    if "right" in sums:
-        spans_in = np.maximum(sums["found"] + sums["gold"], 1)
-        found = {"intent_accuracy": 100 * sums["intents"] / sentences,
-                 "slot_f1": 200 * sums["right"] / spans_in}  # fmt: skip
-    else:
-        found = {"accuracy": 100 * sums["correct"] / sentences}
-    found["score"] = sum(found.values()) / len(found)
-    return {name: value[..., 0] for name, value in found.items()} if plain else found
-
-
 def percent(counts: Counts) -> dict[str, float]:
     """Return ``metrics`` of one run, rounded as the JSON holds them."""
     return {name: round(float(value), 4) for name, value in metrics(counts).items()}
@@ -99,41 +71,3 @@ def coded(counts: Counts) -> dict[str, str]:
         else:
             words[name] = "".join(DIGITS[value] for value in values)
     return words
-
-
-def decoded(words: Mapping[str, str], sentences: int) -> dict[str, np.ndarray]:
-    """Return the counts of ``coded``.
-
-    >>> decoded({"intents": "b8", "right": "0a123"}, 5)["intents"].tolist()
-    [1, 0, 1, 1, 1]
-    """
-    found = {}
-    for name, text in words.items():
-        values = [int(digit, 36) for digit in text]
-        if name in BITS:
-            values = [int(bit) for value in values for bit in f"{value:04b}"][:sentences]
-        found[name] = np.array(values)
-    return found
-
-
-def difference(one: Counts, other: Counts, draws: int = DRAWS, seed: int = 0) -> dict:
-    """Return the difference of two arms' mean scores, with the middle 95 % of a bootstrap.
-
-    Every draw takes as many sentences as there are, with replacement and the same for both arms,
-    and of each arm as many of its runs as it has.
-
-    Args:
-        one, other: counts (runs, sentences) of two arms; the sentences are the same.
-    """
-    chance = np.random.default_rng(seed)
-    sentences = np.asarray(one[next(iter(one))]).shape[-1]
-    drawn = chance.multinomial(sentences, np.full(sentences, 1 / sentences), size=draws).T
-    means, there = [], []
-    for counts in (one, other):
-        there.append(float(metrics(counts)["score"].mean()))
-        scores = metrics(counts, drawn)["score"]  # (runs, draws)
-        runs = chance.integers(len(scores), size=scores.shape)
-        means.append(np.take_along_axis(scores, runs, 0).mean(0))
-    low, high = np.percentile(means[0] - means[1], [2.5, 97.5])
-    found = {"difference": there[0] - there[1], "low": low, "high": high}
-    return {name: round(float(value), 3) for name, value in found.items()}

@@ -65,7 +65,7 @@ def python(tmp_path_factory) -> Path:
     (wheel,) = home.glob("*.whl")
     assert max(sdist.stat().st_size, wheel.stat().st_size) < 15e6
     with tarfile.open(sdist) as tar:
-        assert sum(name.endswith(".ipynb") for name in tar.getnames()) == 17
+        assert sum(name.endswith(".ipynb") for name in tar.getnames()) == 18
     run(sys.executable, "-m", "venv", "--without-pip", home / "fresh")
     python = home / "fresh" / ("Scripts" if os.name == "nt" else "bin") / "python"
     run(*pip, "--python", python, "install", "-q", "--no-deps", "--no-index", wheel)
@@ -78,7 +78,7 @@ def python(tmp_path_factory) -> Path:
 @pytest.mark.slow
 def test_a_lesson_from_the_wheel_passes(python, tmp_path):
     said = run(python, "-m", "tqlearn.lab.course", tmp_path / "mine", cwd=tmp_path)
-    assert "20 files of the course written" in said and "jupyter lab" in said
+    assert "21 files of the course written" in said and "jupyter lab" in said
     page = tmp_path / "mine" / "02_tensor_train.ipynb"
     assert cells_of(page) == cells_of(ROOT / "notebooks" / page.name)
     run(python, "-c", RUN, page, cwd=tmp_path)
@@ -86,7 +86,7 @@ def test_a_lesson_from_the_wheel_passes(python, tmp_path):
     printed = "".join(o.get("text", "") for cell in cells for o in cell.get("outputs", []))
     assert "not measured yet" not in printed, "the results come with the notebooks"
     said = run(python, "-m", "tqlearn.lab.course", tmp_path / "mine", cwd=tmp_path)
-    assert "19 files" in said and "kept as they were, because they differ: 02_" in said
+    assert "20 files" in said and "kept as they were, because they differ: 02_" in said
 
 
 def test_a_learners_page_is_replaced_only_where_that_is_agreed_to(tmp_path):

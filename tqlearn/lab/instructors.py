@@ -24,9 +24,6 @@ TIME = re.compile(
     r"\| Time \| (?P<read>\d+) minutes to read(?:, (?P<work>\d+) for the exercises)?; "
     r"<!--spent-->about (?P<spent>\d+) CPU-seconds"
 )
-PLANNED = {
-    "15": ("Pareto lab", "every method against every other; a design of your own"),
-}
 # plan -> (when, lesson, with its exercises, what to do)
 SCHEDULES = {
     "One evening": (
@@ -56,7 +53,8 @@ SCHEDULES = {
         ("week 13", "12", True, "graded; which of its bars are wider than they are apart?"),
         ("week 14", "13", True, "graded; translate a sentence of your own at 8 and at 4 bits"),
         ("week 15", "14", True, "graded; hang the roofs of all laptops side by side"),
-        ("week 16", "16", True, "graded; whose guess of the perplexity at 3 bits was nearest?"),
+        ("week 16", "15", True, "graded; who hands in the best model under 190 kB?"),
+        ("week 17", "16", True, "graded; whose guess of the perplexity at 3 bits was nearest?"),
     ),
 }
 
@@ -131,7 +129,6 @@ def tables(there: dict[str, Lesson]) -> dict[str, str]:
     of = [exercise for number in there for exercise in exercises.of(number)]
     graded = [(e.id, e.title, e.difficulty, e.minutes, e.points) for e in of]
     graded.append(("", "all", "", sum(e.minutes for e in of), sum(e.points for e in of)))
-    planned = [(n, *words) for n, words in PLANNED.items() if n not in there]
     plans = [
         (plan if row == 0 else "", when, f"[{n}]({there[n].file})", minutes, what)
         for plan, sessions in SCHEDULES.items()
@@ -143,7 +140,6 @@ def tables(there: dict[str, Lesson]) -> dict[str, str]:
         "lessons": table(
             "| | lesson | goals | after | read, min | exercises, min | run, CPU-s |", course
         ),
-        "planned": table("| | lesson | what it will build |", planned),
         "schedules": table("| plan | when | lesson | minutes | what you do |", plans),
         "points": table("| exercise | | difficulty | minutes | points |", graded),
     }

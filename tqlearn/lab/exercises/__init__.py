@@ -1,7 +1,7 @@
 """The exercises of the course.
 
 ``n02_...`` holds those at the end of notebook 02. Lines to fill in on the way are exercises as
-well, with letters in place of numbers: "02.a". They are one line each, so four modules hold them.
+well, with letters in place of numbers: "02.a". They are one line each, so five modules hold them.
 Those that are judged by their result alone stand together, too, and come last in their notebooks.
 """
 
@@ -33,6 +33,7 @@ LINES = (
     "lines_fewer_numbers",
     "lines_fewer_bits",
     "lines_students",
+    "lines_pareto",
     "lines_language_models",
 )
 

@@ -43,6 +43,7 @@ from .pack_and_ship import (
     ship_sizes,
     ship_table,
 )
+from .pareto_lab import draw_front, in_words, pareto_lab_explorer
 from .quantizer import draw_quantizer, error_parts, quantizer_explorer, quantizer_table
 from .sparsity import draw_sparsity, sparsity_costs, sparsity_explorer, sparsity_table
 from .structures import best_within, candidates, compare, draw_structures
@@ -80,6 +81,7 @@ __all__ = [
     "draw_budget",
     "draw_clip",
     "draw_distillation",
+    "draw_front",
     "draw_kinds",
     "draw_language",
     "draw_kronecker",
@@ -99,6 +101,7 @@ __all__ = [
     "error_parts",
     "fully_quantized_explorer",
     "grid_parts",
+    "in_words",
     "join",
     "kdlsq_bert_explorer",
     "kind_table",
@@ -115,6 +118,7 @@ __all__ = [
     "over_seeds",
     "pack_and_ship_explorer",
     "pair_costs",
+    "pareto_lab_explorer",
     "plan_table",
     "plant",
     "pruning_table",
