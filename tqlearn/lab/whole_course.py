@@ -55,7 +55,7 @@ def joined(own: Sequence[dict], others: Sequence[dict]) -> list[dict]:
 
 
 def draw(rows: Sequence[dict], score: str = "slot_f1") -> go.Figure:
-    """Draw bytes against slots, and the front as a line with its names."""
+    """Draw bytes against slots, and the front as a staircase with its names."""
     kept = unbeaten(rows, lambda row: row["bytes"], lambda row: row[score])
     sizes = [row["bytes"] / 1e3 for row in rows]
     low, high = log10(min(sizes)) - 0.2, log10(max(sizes)) + 0.2
@@ -78,7 +78,7 @@ def draw(rows: Sequence[dict], score: str = "slot_f1") -> go.Figure:
         dots("all", [row for row in rows if row[score] >= FLOOR], mode="markers",
              marker={"size": 9, "color": plots.GRAY}),
         dots("front", kept, mode="lines+markers+text", text=names, textposition=places,
-             line_color=plots.BLUE, marker={"size": 12}),
+             line={"color": plots.BLUE, "shape": "hv"}, marker={"size": 12}),
         title=f"The whole course: {len(rows)} models, {len(kept)} on the front"
         + (f"; {below} below {FLOOR} % not drawn" if below else ""),
         x="kilobytes of the whole file (logarithmic)", y="slots, span F1 in percent",

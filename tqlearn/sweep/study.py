@@ -207,7 +207,7 @@ def _plan_words(one: Found) -> str:
 
 
 def plot_front(sweep: Sweep) -> "plotly.graph_objects.Figure":  # noqa: F821
-    """Return a figure of all finished trials, and their front as a line (extra ``lab``)."""
+    """Return a figure of all finished trials, and their front as a staircase (extra ``lab``)."""
     import plotly.graph_objects as go
 
     done = sweep.study.get_trials(deepcopy=False, states=[TrialState.COMPLETE])
@@ -218,7 +218,7 @@ def plot_front(sweep: Sweep) -> "plotly.graph_objects.Figure":  # noqa: F821
     for name, ones, mode in parts:
         figure.add_scatter(
             x=[one.bytes for one in ones], y=[one.score for one in ones], name=name, mode=mode,
-            text=[_plan_words(one) for one in ones],
+            text=[_plan_words(one) for one in ones], line_shape="hv",
         )  # fmt: skip
     return figure
 

@@ -46,8 +46,8 @@ def draw_front(limit: int, small: str, large: str, rows: Sequence[dict]) -> tupl
     what = next(name for name, key in LARGE.items() if key == large)
     fig = plots.figure(
         dots("all trials", rows, "chose", mode="markers", marker={"color": plots.GRAY, "size": 8}),
-        dots("front", kept, "chose", mode="lines+markers", line_color=plots.BLUE,
-             marker={"size": 9}),
+        dots("front", kept, "chose", mode="lines+markers", marker={"size": 9},
+             line={"color": plots.BLUE, "shape": "hv"}),
         dots("yours", chosen, "chose", mode="markers", marker=ring),
         dots("yours, other sentences", chosen, "held", mode="markers", marker=diamond),
         title=f"Within {limit} kB: " + (
