@@ -56,7 +56,7 @@ class Unfinished:
 
     def _require_same(self, was: Mapping[str, Mapping]) -> None:
         now = json.loads(json.dumps(self.identity))
-        for kind in now.keys() | was.keys():
+        for kind in now | dict(was):  # in order: the plan before the files that it makes
             before, here = was.get(kind, {}), now.get(kind, {})
             for name in sorted(before.keys() | here.keys()):
                 if before.get(name) != here.get(name):
