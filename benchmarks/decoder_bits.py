@@ -8,8 +8,8 @@ training split. Its validation split judges, in windows of 128 that do not overl
 the kind that was learned. (The test split has names and phrases that training never shows; what
 the model says of those hardly depends on its bits.) The outlier is planted: one channel of each
 norm and of each layer's values is divided by 20, and the weights that read it are multiplied, so
-that the outputs are equal in floats (``tqlearn.lab.explorers.language_model``). ``--quick``
-measures few settings on few tokens.
+that the outputs are equal in floats (``tqlearn.lab.explorers.language_model``). The last rows are
+"to nearest" again, with scales of 16 bits. ``--quick`` measures few settings on few tokens.
 """
 
 from itertools import product
@@ -23,6 +23,7 @@ from tqlearn.lab.explorers import language_model as settings
 from tqlearn.posttraining import rotate
 
 WINDOW, LOOKED_AT = 128, 8192
+SHORT = [*product((4,), (64, 32), ("float16", "bfloat16"))]  # bits, neighbors, type of scales
 
 
 def texts(tokenizer):
@@ -44,6 +45,18 @@ def perplexity(model, ids):
     )
 
 
+def of_short_scales(bits: int, per: int, kind: str) -> str:
+    """Return the name of a row."""
+    return f"{settings.setting('to nearest', bits, per, False)}, scales in {kind}"
+
+
+def measured(name, student, ids):
+    """Return the row of a student."""
+    metrics, size = {"perplexity": perplexity(student, ids)}, {"file": tq.report(student).file}
+    print(f"{name}: {metrics['perplexity']:.2f}", flush=True)
+    return {"model": name, "role": "ablation", "metrics": metrics, "bytes": size}
+
+
 def main():
     """Measure every setting and write the table."""
     args = common.parser("decoder_bits", __doc__.splitlines()[0]).parse_args()
@@ -62,11 +75,11 @@ def main():
         if method.startswith("rotated"):
             start, how = turned[planted], method.removeprefix("rotated ")
         student = settings.rounded(start, batches, b, per, how)
-        name = settings.setting(method, b, per, planted)
-        metrics = {"perplexity": perplexity(student, ids)}
-        print(f"{name}: {metrics['perplexity']:.2f}", flush=True)
-        size = {"file": tq.report(student).file}
-        rows.append({"model": name, "role": "ablation", "metrics": metrics, "bytes": size})
+        rows.append(measured(settings.setting(method, b, per, planted), student, ids))
+    for b, per, kind in SHORT[: 1 if args.quick else None]:
+        edit = tq.LSQ(bits=b, init="max", per=per, scale_dtype=kind)
+        student = tq.calibrate(tq.compress(model, {settings.LAYERS: [edit]}))
+        rows.append(measured(of_short_scales(b, per, kind), student, ids))
     read = {
         "window": WINDOW,
         "tokens": len(ids),

@@ -2,11 +2,12 @@
 
 import hashlib
 import json
+import re
 from itertools import product
 
 import pytest
 import torch
-from conftest import result
+from conftest import BENCHMARKS, result
 from transformers import AutoTokenizer, LlamaForCausalLM
 
 import tqlearn as tq
@@ -55,12 +56,19 @@ def test_the_record_is_that_of_the_package():
     assert stored["sha256"]["model.safetensors"] == hashlib.sha256(file.read_bytes()).hexdigest()
 
 
-def test_the_committed_table_is_whole():
+@pytest.fixture
+def bench(script):
+    return script("decoder_bits")
+
+
+def test_the_committed_table_is_whole(bench):
     """Every setting is there; fewer bits cost more; a rotation mends what an outlier ruins."""
     found = result("decoder_bits")
     rows = {row["model"]: row["metrics"]["perplexity"] for row in found["rows"]}
     grid = product(settings.METHODS, settings.BITS, settings.GROUPS.values(), (False, True))
-    assert set(rows) == {"float", *(settings.setting(*one) for one in grid)} and not found["quick"]
+    short = {bench.of_short_scales(*one) for one in bench.SHORT}
+    assert set(rows) == {"float", *short, *(settings.setting(*one) for one in grid)}
+    assert not found["quick"]
     for per, planted in product(settings.GROUPS.values(), (False, True)):
         for method in settings.METHODS:
             at = [rows[settings.setting(method, bits, per, planted)] for bits in (2, 3, 4, 8)]
@@ -74,8 +82,33 @@ def test_the_committed_table_is_whole():
     assert loud[0] > 1.5 * plain[0] and loud[2] < 1.05 * plain[2]
 
 
-def test_a_setting_gives_the_committed_number_again(script, decoder):
-    bench = script("decoder_bits")
+def test_scales_of_16_bits_save_half_of_their_bytes(bench, decoder):
+    """And cost less than two hundredths; the headers of the files differ by some letters."""
+    rows = {row["model"]: row for row in result("decoder_bits")["rows"]}
+    layers = [m for n, m in decoder[0].named_modules() if ".layers." in n and hasattr(m, "weight")]
+    numbers = sum(m.weight.numel() for m in layers if m.weight.dim() == 2)
+    for bits, per, kind in bench.SHORT:
+        long = rows[settings.setting("to nearest", bits, per, False)]
+        short = rows[bench.of_short_scales(bits, per, kind)]
+        saved = long["bytes"]["file"] - short["bytes"]["file"]
+        assert abs(saved - 2 * numbers // per) < 1024
+        assert abs(short["metrics"]["perplexity"] - long["metrics"]["perplexity"]) < 0.02
+
+
+def test_the_page_tells_what_was_measured(bench):
+    rows = {row["model"]: row for row in result("decoder_bits")["rows"]}
+    page = (BENCHMARKS.parent / "docs" / "language_models.md").read_text()
+    (told,) = [part for part in page.split("\n\n") if part.startswith("**Scales of 16 bits.**")]
+    told, wanted = " ".join(told.split()), []
+    for per in (64, 32):
+        long = rows[settings.setting("to nearest", 4, per, False)]
+        both = long, rows[bench.of_short_scales(4, per, "float16")]
+        wanted += [f"{row['metrics']['perplexity']:.3f}" for row in both]
+        wanted += [f"{row['bytes']['file'] / 1e3:.1f}" for row in both]
+    assert re.findall(r"\b(?:\d\.\d{3}|\d{3}\.\d)\b", told) == wanted
+
+
+def test_a_setting_gives_the_committed_number_again(bench, decoder):
     model, tokenizer = decoder
     batches, ids = bench.texts(tokenizer)
     student = settings.rounded(settings.plant(model), batches, 3, 32, "to nearest")
@@ -102,6 +135,7 @@ def test_the_training_runs(quick, tmp_path):
 def test_the_table_runs(quick):
     found = quick("decoder_bits")
     names = [row["model"] for row in found["rows"]]
-    assert names == ["float", *(settings.setting(m, 3, 64, True) for m in settings.METHODS)]
-    assert len({row["metrics"]["perplexity"] for row in found["rows"]}) == 4
+    there = (settings.setting(m, 3, 64, True) for m in settings.METHODS)
+    assert names == ["float", *there, "to nearest, 4 bits per 64, scales in float16"]
+    assert len({row["metrics"]["perplexity"] for row in found["rows"]}) == 5
     assert found["settings"]["looked at"] == 13 * 128, "of the few rows here"

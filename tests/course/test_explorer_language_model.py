@@ -129,7 +129,8 @@ def test_a_moved_slider_is_a_fresh_figure(table):
 
 def test_the_measured_table_is_the_explorers(model):
     rows = measured("decoder_bits").rows
-    assert len(explorer.language_table(model, rows)) == len(rows) - 1
+    short = [row for row in rows if "scales in" in row["model"]]
+    assert len(explorer.language_table(model, rows)) == len(rows) - len(short) - 1
 
 
 def test_other_right_answers_pass():

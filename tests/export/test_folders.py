@@ -20,6 +20,7 @@ PLANS = {
     "tensor": [tq.LSQ(4)],
     "channel": [tq.LSQ(3, per="channel")],
     "groups": [tq.LSQ(8, per=8)],
+    "short scales": [tq.LSQ(4, per=8, scale_dtype="float16")],
     "2:4": [tq.TwoFour(), tq.SAWB(4)],
     "ternary": [tq.Ternary()],
 }

@@ -23,6 +23,7 @@ PRODUCTS = {  # branch -> edits of a linear layer, and the operator that multipl
     "no zero": ([tq.SAWB(4, zero=False)], "MatMulNBits"),
     "odd zero": ([tq.SAWB(4)], "MatMulNBits"),
     "groups": ([tq.LSQ(4, per=16)], "MatMulNBits"),
+    "groups, short scales": ([tq.LSQ(4, per=16, scale_dtype="bfloat16")], "MatMulNBits"),
     "groups of 8": ([tq.LSQ(4, per=8)], "MatMul"),
     "asymmetric": ([tq.Uniform(8, per="channel")], "MatMulNBits"),
     "asymmetric groups": ([tq.Uniform(4, per=16)], "MatMul"),
@@ -46,6 +47,10 @@ TABLES = {
     "words, 4 bits": ([tq.LSQ(4)], "GatherBlockQuantized"),
     "words, 2 bits": ([tq.LSQ(2, per="channel")], "GatherBlockQuantized"),
     "words, groups": ([tq.LSQ(8, per=16)], "GatherBlockQuantized"),
+    "words, short scales": (
+        [tq.LSQ(8, per=16, scale_dtype="float16")],
+        "GatherBlockQuantized",
+    ),
     "words, asymmetric": ([tq.Uniform(4, per="channel")], "GatherBlockQuantized"),
     "words, train": ([tq.TTM(rank=4, order=2), tq.LSQ(4)], "Gather"),
 }

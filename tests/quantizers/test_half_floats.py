@@ -24,6 +24,7 @@ EDITS = [
     tq.Uniform(8),
     tq.Uniform(8, integer_zero=True),
     tq.Uniform(4, integer_zero=True, per="channel"),
+    tq.LSQ(4, per=8, scale_dtype="float16"),
 ]
 
 

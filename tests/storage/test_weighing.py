@@ -55,6 +55,7 @@ PLANS = {
         "2": [tq.TT(rank=2), tq.Uniform(bits=5)],
     },
     "inputs": {"1": [tq.LSQPlus(bits=6), tq.Inputs(tq.PACT(bits=8))], "2": [tq.Ternary()]},
+    "short scales": {"1": [tq.TwoFour(), tq.LSQ(bits=4, per=8, scale_dtype="float16")]},
     "inputs alone": {"1": [tq.Inputs(tq.LSQ(bits=8))]},
 }
 

@@ -32,7 +32,8 @@ def calibrate(model: nn.Module, batches: Iterable | None = None) -> nn.Module:
 
     Raises:
         ValueError: activation quantizers but no batches, or one that no batch reached; a model or
-            a batch on meta. Scales are what they were before.
+            a batch on meta; a quantizer refuses its tensor, which is named. Scales are what they
+            were before.
         TypeError: no model; ``batches`` is one batch, or none.
     """
     require_model("calibrate", model)
@@ -116,10 +117,10 @@ def calibrated_weights(model: nn.Module) -> Iterator[tuple[nn.Module, str, Tenso
     """Calibrate the weights one after the other, in place, and give each one's module, name and
     values: those that a look at the weight would compute anew.
     """
-    for module in model.modules():
+    for place, module in model.named_modules():
         for name, chain in getattr(module, "parametrizations", {}).items():
             if chain.is_tensor:  # weight_norm has two tensors behind one: no place of ours
-                yield module, name, _calibrate_chain(f"{type(module).__name__}.{name}", chain)
+                yield module, name, _calibrate_chain(f"{place}.{name}".lstrip("."), chain)
 
 
 @torch.no_grad()
@@ -127,7 +128,10 @@ def _calibrate_chain(name: str, chain: nn.Module) -> Tensor:
     x = chain.original
     for stage in chain:
         if is_quantizer(stage):
-            stage.calibrate(x)
+            try:
+                stage.calibrate(x)
+            except ValueError as error:
+                raise ValueError(f"{name}: {error}") from error
         x = stage(x)
     if not is_finite(x):
         raise ValueError(f"{name} is not finite after calibration")

@@ -30,6 +30,8 @@ class LSQ(WeightEdit):
             partial merges and middle product then get 8 bits. For the input of any other layer
             there is ``Inputs``.
         per: one scale per "tensor", per "channel" or per so many neighbors; see ``quantizers``.
+        scale_dtype: "float16" or "bfloat16" halves the bytes of scales; see ``lsq.LSQ``. Of weights
+            alone: inputs have one scale. No other edit has this.
 
     Source: spec sheet QTC, section 4.
 
@@ -43,6 +45,7 @@ class LSQ(WeightEdit):
     grad_factor: bool = True
     activations: int | None = None
     per: Per = "tensor"
+    scale_dtype: str = "float32"
     kind = lsq.LSQ
 
     def __post_init__(self) -> None:
@@ -52,6 +55,11 @@ class LSQ(WeightEdit):
 
     def settings(self, chosen: dict, activation: bool) -> dict:
         """Leave out what is no argument of the quantizer."""
+        if activation and self.scale_dtype != "float32":
+            raise ValueError(
+                f"an input's one scale is in float32, got scale_dtype={self.scale_dtype!r}; "
+                "leave it to weights"
+            )
         return {name: value for name, value in chosen.items() if name != "activations"}
 
     def __call__(self, module: nn.Module) -> nn.Module:

@@ -36,6 +36,7 @@ class Quantizer(Fine):
 
     options: dict = {}
     zero_point: Tensor | None = None
+    scale_dtype: str = "float32"  # ``LSQ`` offers others
 
     def __init__(self, bits: int, groups: int = 1) -> None:
         super().__init__()
@@ -53,6 +54,10 @@ class Quantizer(Fine):
         return torch.full(
             (self.groups, 1) if self.groups > 1 else (), torch.nan, dtype=torch.float32
         )
+
+    def used_scale(self) -> Float[Tensor, "..."]:
+        """Return the scale that ``forward`` divides and multiplies by, before ``positive``."""
+        return self.scale
 
     def rows(self, x: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
         """Return x itself with one scale, else as (groups, n).
@@ -84,13 +89,13 @@ class Quantizer(Fine):
     @torch.no_grad()
     def codes(self, x: Float[Tensor, "..."]) -> Int[Tensor, "..."]:
         """Return the integers behind ``forward``, as int16."""
-        v = widened(self.rows(x)) / positive(self.scale)
+        v = widened(self.rows(x)) / positive(self.used_scale())
         v = v if self.zero_point is None else v.add_(self.zero_point)
         return v.clamp_(self.qmin, self.qmax).round_().to(torch.int16).reshape(x.shape)
 
     def decode(self, codes: Int[Tensor, "..."]) -> Float[Tensor, "..."]:
         """Return the floats of integers: exactly what ``forward`` gave for them."""
-        return decode(codes, positive(self.scale), self.zero_point)
+        return decode(codes, positive(self.used_scale()), self.zero_point)
 
     def config(self) -> dict:
         """Return the arguments that rebuild this quantizer, defaults left out."""
@@ -123,6 +128,12 @@ def grid_is_a_scale(quantizer: nn.Module) -> bool:
     return own == ["scale"] and quantizer.zero_point is None
 
 
+def stored_in(quantizer: nn.Module) -> torch.dtype | None:
+    """Return the 16-bit type of the scales beside packed codes; None where they keep their own."""
+    name = quantizer.scale_dtype if isinstance(quantizer, Quantizer) else "float32"
+    return None if name == "float32" else getattr(torch, name)
+
+
 def uncalibrated(model: nn.Module) -> list[str]:
     """Return the names of the quantizers whose scale is still NaN."""
     return [
@@ -133,9 +144,16 @@ def uncalibrated(model: nn.Module) -> list[str]:
 
 
 def require_calibrated(model: nn.Module) -> None:
-    """Raise a ValueError that names the quantizers without a scale."""
+    """Raise a ValueError that names the quantizers without a scale, or with one out of range."""
     if names := uncalibrated(model):
         raise ValueError(
             f"{len(names)} quantizers have no scale yet, the first is {names[0]!r}; call "
             "tqlearn.calibrate(model) after compress (with batches if activations are quantized)"
         )
+    for name, module in model.named_modules():
+        if (dtype := stored_in(module)) and not module.used_scale().isfinite().all():
+            raise ValueError(
+                f"{name!r} has a scale of {module.scale.max().item():.1e}, and the largest of "
+                f"{module.scale_dtype} is {torch.finfo(dtype).max:.1e}; train with a smaller rate, "
+                "or make the student with scale_dtype='bfloat16' or 'float32'"
+            )

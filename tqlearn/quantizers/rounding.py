@@ -14,6 +14,7 @@ from ..precision import widened
 
 MIN_SCALE = 1e-8  # a scale that training drives to zero or below is read as this
 PIECE = 2**17  # elements at a time: 512 KiB of float32
+LEAST = {torch.float16: 2**-24, torch.bfloat16: 2**-26}  # of such scales: positive, >= MIN_SCALE
 
 
 def integer_range(bits: int, signed: bool = True) -> tuple[int, int]:
@@ -74,6 +75,31 @@ def hold(
     [1.0, 1.0]
     """
     return _HoldSTE.apply(x, low, high)
+
+
+class _ToTypeSTE(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x: Tensor, dtype: torch.dtype, least: float) -> Tensor:
+        return x.clamp_min(least).to(dtype).to(x.dtype)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor):
+        return grad, None, None
+
+
+def scale_in(dtype: torch.dtype, scale: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+    """Return scales rounded to a 16-bit float type, in the type that they came in.
+
+    What that type would round to zero becomes the least scale it is given here; what is beyond its
+    range becomes infinite. The gradient passes straight through.
+
+    >>> scale = torch.tensor([0.1, 1e-9], requires_grad=True)
+    >>> found = scale_in(torch.float16, scale); found.tolist() == [0.0999755859375, 2**-24]
+    True
+    >>> found.sum().backward(); scale.grad.tolist()
+    [1.0, 1.0]
+    """
+    return _ToTypeSTE.apply(scale, dtype, LEAST[dtype])
 
 
 def _edges(qmin: int, qmax: int, strict: bool, dtype: torch.dtype) -> tuple[float, float]:

@@ -12,11 +12,12 @@ from math import prod
 import torch
 from torch import nn
 
+from ..precision import HALF
 from ..quantizers.inputs import PLACES
 from ..sparsity.blocks import BlockMask
 from ..stages import Cores, is_mask, is_quantizer
 from .codes import unpack_bits
-from .digests import Stored
+from .digests import TYPES, Stored
 from .packed import Packed
 from .packed_nm import PackedNM
 from .specs import CANNOT, made, refuse
@@ -125,7 +126,9 @@ def _wanted(name: str, entry: dict, tensors: Mapping[str, Stored]) -> Iterator[t
         for i, stage in enumerate(stages):
             shared = isinstance(stage, BlockMask) and stage.group is not None
             for inner, tensor in stage.state_dict().items():
-                yield (f"{inside}{i}.{inner}", _kind(tensor), tuple(tensor.shape)), shared
+                short = isinstance(stage, Packed) and inner == "scale" and tensor.dtype in HALF
+                kind = TYPES[tensor.dtype] if short else _kind(tensor)
+                yield (f"{inside}{i}.{inner}", kind, tuple(tensor.shape)), shared
 
 
 def check_chain(name: str, stages: Sequence[nn.Module], shape: Sequence[int] | None) -> None:

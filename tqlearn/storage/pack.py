@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from ..kinds import own_class
-from ..quantizers.grid import require_calibrated
+from ..quantizers.grid import grid_is_a_scale, require_calibrated, stored_in
 from ..registry import spec_of
 from ..shapes import packed_bytes
 from ..sparsity.blocks import BlockMask, RowMask
@@ -111,8 +111,7 @@ def stored_bytes(chain: nn.Module, numel: int) -> tuple[int, int]:
     masks = [stage for stage in chain if isinstance(stage, NMMask | PackedNM)]
     for stage in chain:
         if not isinstance(stage, NMMask | BlockMask | RowMask):  # places, or plain zeros
-            held = [*stage.parameters(), *stage.buffers()]
-            needed += sum(t.numel() * t.element_size() for t in held)
+            needed += _bytes_beside(stage)
     if not masks:
         return packed_bytes(numel, bits), needed
     form = masks[-1].form
@@ -120,6 +119,13 @@ def stored_bytes(chain: nn.Module, numel: int) -> tuple[int, int]:
     if isinstance(masks[-1], NMMask):
         needed += form.place_bytes(groups)
     return form.value_bytes(groups, bits), needed
+
+
+def _bytes_beside(stage: nn.Module) -> int:
+    """Return the bytes of a stage's own numbers in a packed file."""
+    short = stored_in(stage) if grid_is_a_scale(stage) else None  # others are kept as they are
+    held = [*stage.parameters(), *stage.buffers()]
+    return sum(t.numel() * (short or t.dtype).itemsize for t in held)
 
 
 def bake_tensors(model: nn.Module) -> nn.Module:

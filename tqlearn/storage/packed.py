@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from ..computed import Computed
 from ..guarded import fit
-from ..precision import Fine
-from ..quantizers.grid import Quantizer, decode, grid_is_a_scale
+from ..precision import HALF, Fine, widened
+from ..quantizers.grid import Quantizer, decode, grid_is_a_scale, stored_in
 from ..quantizers.rounding import positive
 from ..registry import build, register, spec_of
 from ..shapes import packed_bytes
@@ -35,7 +35,8 @@ class Packed(Fine):
 
     The float values are computed at every use, those of a table only in the rows that are looked
     up; with ``keep_floats`` they are computed once and kept until the codes or the scale change.
-    Scales stay in float32 when the model is cast to ``dtype``; each value is rounded to it once.
+    Scales stay in float32, or in the 16 bits of their quantizer's ``scale_dtype``, when the model
+    is cast to ``dtype``; each value is rounded to it once.
     """
 
     keep_floats = False
@@ -55,13 +56,18 @@ class Packed(Fine):
         plain = like is None or grid_is_a_scale(like)
         self.grid = None if plain else like.requires_grad_(False).eval()
         scale = like.scale.detach() if like is not None and plain else None
-        self.register_buffer("scale", None if scale is None else torch.full_like(scale, torch.nan))
+        if scale is not None:
+            scale = torch.full_like(scale, torch.nan, dtype=stored_in(like) or scale.dtype)
+        self.register_buffer("scale", scale)
         self.dtype = torch.get_default_dtype()
         self._kept: tuple | None = None
 
     def _apply(self, fn, recurse: bool = True) -> nn.Module:
-        self.dtype = fn(torch.empty(0, dtype=self.dtype)).dtype
-        return super()._apply(fn, recurse)
+        self.dtype, scale = fn(torch.empty(0, dtype=self.dtype)).dtype, self.scale
+        super()._apply(fn, recurse)
+        if scale is not None and scale.dtype in HALF and self.scale.dtype != scale.dtype:
+            self.scale = scale.to(self.scale.device)  # a file has 16 bits for it, of this type
+        return self
 
     @classmethod
     def of(cls, x: Float[Tensor, "..."], q: nn.Module) -> tuple["Packed", UInt8[Tensor, "_"]]:
@@ -81,7 +87,8 @@ class Packed(Fine):
 
     def _take(self, q: nn.Module) -> "Packed":
         if self.grid is None:
-            self.scale = positive(q.scale.detach()).clone()
+            used = q.used_scale() if isinstance(q, Quantizer) else q.scale
+            self.scale = positive(used.detach()).to(stored_in(q) or used.dtype, copy=True)
         else:
             self.grid = copy.deepcopy(q).requires_grad_(False).eval()
         return self
@@ -99,7 +106,8 @@ class Packed(Fine):
         return self._stream(q, values)
 
     def _decode(self, codes: Int[Tensor, "..."]) -> Float[Tensor, "..."]:
-        values = decode(codes, self.scale) if self.grid is None else self.grid.decode(codes)
+        plain = self.grid is None
+        values = decode(codes, widened(self.scale)) if plain else self.grid.decode(codes)
         return values.to(self.dtype)
 
     def blank(self, like: Tensor) -> Tensor:
@@ -111,7 +119,7 @@ class Packed(Fine):
         """Return what stood on the tensor before it was packed."""
         if self.grid is not None:
             return [copy.deepcopy(self.grid).requires_grad_(not self.frozen)]
-        q = build(self.quantizer).to(self.scale)
+        q = build(self.quantizer).to(self.scale).to(self.dtype)  # neither makes its scale narrower
         q.scale.data.copy_(self.scale)
         return [q.requires_grad_(not self.frozen)]
 
@@ -147,7 +155,7 @@ class Packed(Fine):
             return self._from_table(stream, shape)
         scales = self.scale.reshape(self.shape[0], -1).index_select(0, ids.flatten())
         codes = unpack_bits(stream, self.bits, self.qmin, shape)
-        return decode(codes, scales.reshape(-1, 1)).to(self.dtype)
+        return decode(codes, widened(scales).reshape(-1, 1)).to(self.dtype)
 
     @property
     def _one_scale(self) -> bool:

@@ -27,8 +27,8 @@ class Row:
         quantizer: name of a quantizer of weights, or None; ``bits`` and ``per`` are its.
         inputs: bits of what enters the layer, or None; ``inputs_by`` names their quantizer.
 
-    >>> Row("*.query", structure="LowRank", amount=8, quantizer="LSQ", bits=4).edits()
-    [LowRank(rank=8), LSQ(bits=4, init='lsq', grad_factor=True, activations=None, per='tensor')]
+    >>> Row("*.query", structure="LowRank", amount=8, quantizer="Ternary").edits()
+    [LowRank(rank=8), Ternary(limit=2.5, per='tensor')]
     """
 
     pattern: str
