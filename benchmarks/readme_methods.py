@@ -7,6 +7,7 @@ import json
 import re
 from pathlib import Path
 
+from pareto_summary import summary
 from readme_cases import CASES
 from readme_recipes import METRICS
 
@@ -23,7 +24,9 @@ TASKS = {
     "multi30k": "Multi30k",
     "cifar10": "a sample of CIFAR-10",
     "fsdd": "spoken digits",
+    "smollm2": "SmolLM2 on Wikipedia",
 }  # a word of a result's name
+LANGUAGE = ("smollm2",)  # judged by perplexity
 EMBEDDED = ("compensation", "kronecker_or_pair", "train_or_pair", "two_four_training")  # on flights
 
 
@@ -64,7 +67,7 @@ def facts(name: str, model: str, results: Path) -> list[str]:
     row = by_name[model]
     scores = [
         f"{word}{base['metrics'][key]:.2f} → {row['metrics'][key]:.2f}"
-        for key, word in METRICS.items()
+        for key, word in ({"perplexity": "perplexity "} if name in LANGUAGE else METRICS).items()
         if key in row.get("metrics", {})
     ]
     said = [f"{task(name)}: {', '.join(scores)}"] if scores else []
@@ -113,3 +116,36 @@ def details(results: Path) -> str:
         lines.append("\n".join(said) if said else f"Score, bytes and memory: {UNKNOWN}.")
         parts.append("\n\n".join(lines) + "\n")
     return "\n".join(parts)
+
+
+def at_equal_bytes(results: Path) -> str:
+    """A table per task and size of what was trained alike; sizes that are not whole stay out."""
+    parts = []
+    for name in ("pareto_flights", "pareto_atis", "pareto_sst2"):
+        if not (path := results / f"{name}.json").exists():
+            continue
+        record = json.loads(path.read_text())
+        lines = summary(record)
+        for size in dict.fromkeys(line["size"] for line in lines):
+            here = sorted((one for one in lines if one["size"] == size), key=lambda o: -o["score"])
+            rows = [
+                f"| {one['arm']} | {one['score']:.2f} | {one['difference']:+.2f} "
+                f"({one['low']:+.2f} to {one['high']:+.2f}) | {one['verdict']} against "
+                f"{one['control']} |\n"
+                for one in here
+                if "control" in one
+            ]
+            seeds = min(one["seeds"] for one in here)
+            parts.append(
+                f"**{task(name)}, {size / 1e3:.0f} kB**, {seeds} seeds ({_counts(here)}): "
+                f"[{name}]({RESULTS}/{name}.json)\n\n| arm | score | difference | verdict |\n"
+                f"|---|---|---|---|\n{''.join(rows)}"
+            )
+    return "\n".join(parts) or f"{UNKNOWN.capitalize()}.\n"
+
+
+def _counts(lines: list[dict]) -> str:
+    """How many arms win, tie and lose."""
+    verdicts = [line.get("verdict") for line in lines]
+    words = {"wins": "win", "ties": "tie", "loses": "lose"}
+    return ", ".join(f"{verdicts.count(key)} {word}" for key, word in words.items())

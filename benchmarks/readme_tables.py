@@ -18,6 +18,7 @@ BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
 FIRST, LAST = "<!-- recipes: begin -->", "<!-- recipes: end -->"
 PAPERS = "<!-- papers: begin -->", "<!-- papers: end -->"
 CASES = "<!-- cases: begin -->", "<!-- cases: end -->"
+EQUAL = "<!-- equal: begin -->", "<!-- equal: end -->"
 DETAILS = "<!-- details: begin -->", "<!-- details: end -->"
 RUNTIME = "<!-- runtime: begin -->", "<!-- runtime: end -->"
 PICTURE = ROOT / "docs" / "images" / "explorer.png"
@@ -136,6 +137,7 @@ def whole(results: Path) -> dict[Path, bytes]:
     papers = between(main.read_text(), *PAPERS, readme_recipes.short(results))
     cases = between(methods.read_text(), *CASES, readme_methods.table(results))
     cases = between(cases, *DETAILS, "\n" + readme_methods.details(results) + "\n")
+    cases = between(cases, *EQUAL, "\n" + readme_methods.at_equal_bytes(results) + "\n")
     export = ROOT / "docs" / "export.md"
     runtime = between(export.read_text(), *RUNTIME, "\n" + readme_runtime.sections(results) + "\n")
     pages = {main: papers, own: recipes, methods: cases, export: runtime}

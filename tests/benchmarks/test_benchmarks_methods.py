@@ -22,11 +22,13 @@ from transformers import (
 
 import tqlearn as tq
 from tqlearn.hf import BertForJointIntentSlot, joint_config
+from tqlearn.lab import pareto
 from tqlearn.models import Transformer
 
 ROOT = BENCHMARKS.parent
 PAGE = (ROOT / "docs" / "methods.md").read_text("utf-8")
 PARTS = dict(part.split("\n", 1) for part in PAGE.split("\n## ")[1:])
+PARETO = BENCHMARKS / "results" / "pareto_flights.json"
 QUOTED = re.compile(r"\[([^]]+)\]\(\.\./benchmarks/results/(\w+)\.json\)")
 SCORES = {"accuracy", "intent_accuracy", "slot_f1", "exact_match", "f1", "bleu"}
 
@@ -35,6 +37,8 @@ def lines():
     """(what a line says, row, baseline, result) wherever the page quotes a row."""
     for line in PAGE.splitlines():
         for model, name in QUOTED.findall(line):
+            if model == name:  # no row, but the whole result
+                continue
             result = json.loads((BENCHMARKS / "results" / f"{name}.json").read_text())
             (row,) = [row for row in result["rows"] if row["model"] == model]
             base = next(row for row in result["rows"] if row["role"] == "baseline")
@@ -56,14 +60,15 @@ def test_every_figure_of_the_page_is_that_of_its_row():
     quoted = [*lines()]
     assert len(quoted) > 40
     for line, row, base, _ in quoted:
-        for key in SCORES & set(row.get("metrics", ())):
+        scores = (SCORES & set(row.get("metrics", ()))) or {"perplexity"}
+        for key in scores & set(row.get("metrics", ())):
             pair = f"{base['metrics'][key]:.2f} → {row['metrics'][key]:.2f}"
             assert pair in line, (pair, line)
         if "bytes" in row:
             before, after = (f"{one['bytes']['file'] / 1e6:.2f}" for one in (base, row))
             assert f"{before} → {after} MB" in line
         shown = len(re.findall(r"→", line))
-        assert shown == len(SCORES & set(row.get("metrics", ()))) + ("bytes" in row)
+        assert shown == len(scores & set(row.get("metrics", ()))) + ("bytes" in row)
         speed = [f"{row['speed']['speedup']:.2f}x faster"] if "speed" in row else []
         assert re.findall(r"[\d.]+x faster", line) == speed
 
@@ -113,6 +118,30 @@ def test_what_has_no_row_is_said_to_be_unmeasured(script):
         open_ = case.row is None or bool(case.missing)
         assert ("not measured by us yet" in line) == open_
         assert ("not measured by us yet" in PARTS[case.title]) == open_
+
+
+def test_equal_bytes_are_those_of_the_record_and_none_are_said_to_be_unmeasured(script, tmp_path):
+    page, record = script("readme_methods"), json.loads(PARETO.read_text())
+    lines = [line for line in pareto.summary(record) if "control" in line]
+    part = PARTS["At equal bytes"]
+    assert len(lines) > 15 and part.count(" against ") == len(lines)
+    for line in lines:
+        said = f"| {line['arm']} | {line['score']:.2f} | {line['difference']:+.2f} ("
+        (found,) = [row for row in part.splitlines() if row.startswith(said)]
+        assert found.endswith(f" | {line['verdict']} against {line['control']} |")
+    ties = sum(line["verdict"] == "ties" for line in lines)
+    assert f"{ties} tie, {len(lines) - ties} lose" in part
+    assert page.at_equal_bytes(tmp_path) == "Not measured by us yet.\n"
+
+
+def test_at_equal_bits_what_looks_at_text_loses_less():
+    """As the page says of language models."""
+    rows = {row["model"]: row for _, row, _, result in lines() if result["name"] == "smollm2"}
+    worse = {name: row["metrics"]["perplexity"] for name, row in rows.items()}
+    nearest, *others = ("4 bits per 64", "GPTQ, 4 bits per 64", "AWQ, 4 bits per 64")
+    turned = worse["rotated GPTQ, 4 bits per 64"]
+    assert all(turned < worse[name] < worse[nearest] for name in others)
+    assert len({rows[name]["bytes"]["file"] for name in (nearest, *others)}) == 1
 
 
 def test_the_pair_is_still_the_better_one():
