@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from warm import FORKS, FRESH, python
@@ -46,6 +47,20 @@ def test_what_it_starts_is_a_fork_too():
     assert run(FRESH, "-c", code).stdout == "True\n"
     assert run([python()], "-c", inner).stdout == "True\n"
     assert run([sys.executable], "-c", inner).stdout == "False\n"
+
+
+@pytest.mark.skipif(not FORKS, reason="a plain start")
+def test_a_worker_of_xdist_is_a_fork_that_starts_plain_pythons(tmp_path):
+    """And one that fails is red, as any is."""
+    (tmp_path / "test_it.py").write_text(
+        "import os, sys\n\ndef test_it():\n    assert os.environ['PYTEST_XDIST_WORKER'] == 'gw0'\n"
+        f"    assert 'transformers' in sys.modules and sys.executable == {sys.executable!r}\n\n"
+        "def test_no():\n    assert [1] == [2]\n"
+    )
+    command = ["-m", "pytest", "-q", "-n", "1", "-p", "tests.warm", "--rootdir", str(tmp_path)]
+    done = run([sys.executable], *command, str(tmp_path), cwd=Path(__file__).parents[1])
+    assert done.returncode == 1 and "1 failed, 1 passed" in done.stdout, done.stdout + done.stderr
+    assert "assert [1] == [2]" in done.stdout, "its assertions are explained"
 
 
 @pytest.mark.skipif(not FORKS, reason="a plain start")

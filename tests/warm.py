@@ -9,9 +9,10 @@ environment when they are imported they have read then: a test of such a variabl
 itself, starts a process of its own.
 
 As a plugin (``-p tests.warm``, and of tests/conftest.py) this starts the server, one for all
-workers and for what they start, which imports nothing until it is asked. Kernels come the same
-way, by the name ``warm``: ``--nbval-kernel-name warm``. Where a process with threads may not be
-forked, off Linux, all of them are plain starts.
+workers and for what they start, which imports nothing until it is asked. Workers of pytest-xdist
+are forks of it as well, whose ``sys.executable`` is the plain one. Kernels come the same way, by
+the name ``warm``: ``--nbval-kernel-name warm``. Where a process with threads may not be forked, off
+Linux, all of them are plain starts.
 """
 
 import json
@@ -22,6 +23,7 @@ import sys
 # Grammars of web addresses, which no notebook's schema asks for: the longest import of a start
 sys.modules.setdefault("rfc3987_syntax", None)
 SOCKET = "TQLEARN_WARM"  # a variable that names the server's socket
+WORKER = "TQLEARN_WORKER"  # one that is set for a worker of pytest-xdist
 FORKS = sys.platform == "linux"
 FRESH = [sys.executable, "-I", "-S", os.path.abspath(__file__)] if FORKS else [sys.executable]
 IMPORTED = """
@@ -37,9 +39,15 @@ def python() -> str:
 
 
 def pytest_configure(config):
-    """Start the server, unless pytest is itself a worker, or a test's."""
-    if os.environ.get(SOCKET):
-        return
+    """Start the server, unless pytest is itself a worker, or a test's; fork workers from it."""
+    if not os.environ.get(SOCKET):
+        _serve(config)
+    if FORKS and (specs := getattr(config.option, "tx", None)):  # with -n, a "popen" for each
+        forked = f"popen//python={os.path.dirname(os.environ[SOCKET])}/worker"
+        config.option.tx = [forked if spec == "popen" else spec for spec in specs]
+
+
+def _serve(config):
     import shlex
     import tempfile
     from pathlib import Path
@@ -55,8 +63,10 @@ def pytest_configure(config):
     os.environ["JUPYTER_PATH"] = os.pathsep.join(filter(None, paths))
     if FORKS:
         os.environ[SOCKET] = str(Path(folder.name, "socket"))
-        Path(python()).write_text(f'#!/bin/sh\nexec {shlex.join(FRESH)} "$@"\n')
-        os.chmod(python(), 0o700)
+        for name, setting in (("python", ""), ("worker", f"export {WORKER}=1\n")):
+            script = Path(folder.name, name)
+            script.write_text(f'#!/bin/sh\n{setting}exec {shlex.join(FRESH)} "$@"\n')
+            script.chmod(0o700)
         clean = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
         command = [sys.executable, __file__]  # in a group of its own: Control-C is for pytest
         server = Popen(command, stdin=PIPE, stdout=PIPE, env=clean, process_group=0)
@@ -171,6 +181,8 @@ def warm_up() -> None:
     for name in IMPORTED.split():
         if find_spec(name.partition(".")[0]):
             import_module(name)
+    if pytest_plugin := sys.modules.get("anyio"):  # pytest would rewrite its assertions: too late
+        pytest_plugin.__doc__ = f"{pytest_plugin.__doc__} PYTEST_DONT_REWRITE"
     gc.freeze()
 
 
@@ -186,7 +198,8 @@ def become(arguments: list[str], folder: str, environment: dict[str, str]) -> No
     sys.stderr = open(2, "w", buffering=1, errors="backslashreplace", closefd=False)
     sys.__stdin__, sys.__stdout__, sys.__stderr__ = sys.stdin, sys.stdout, sys.stderr
     sys.path[:0] = filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))
-    sys.executable = python()
+    if not os.environ.pop(WORKER, None):
+        sys.executable = python()
     if arguments[0] == "-u":
         sys.stdout.reconfigure(line_buffering=True)
         arguments = arguments[1:]
