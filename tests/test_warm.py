@@ -63,6 +63,13 @@ def test_a_worker_of_xdist_is_a_fork_that_starts_plain_pythons(tmp_path):
     assert "assert [1] == [2]" in done.stdout, "its assertions are explained"
 
 
+def test_a_notebooks_kernel_is_a_fork():
+    from jupyter_client.kernelspec import KernelSpecManager
+
+    for name in ("python3", "warm"):
+        assert KernelSpecManager().get_kernel_spec(name).argv[: len(FRESH)] == FRESH
+
+
 @pytest.mark.skipif(not FORKS, reason="a plain start")
 def test_signals_reach_it_and_it_ends_with_whoever_asked():
     code = "import os, time; print(os.getpid(), flush=True); time.sleep(60)"

@@ -11,8 +11,8 @@ itself, starts a process of its own.
 As a plugin (``-p tests.warm``, and of tests/conftest.py) this starts the server, one for all
 workers and for what they start, which imports nothing until it is asked. Workers of pytest-xdist
 are forks of it as well, whose ``sys.executable`` is the plain one. Kernels come the same way, by
-the name ``warm``: ``--nbval-kernel-name warm``. Where a process with threads may not be forked, off
-Linux, all of them are plain starts.
+the names ``warm`` (``--nbval-kernel-name warm``) and ``python3``, which is every notebook's. Where
+a process with threads may not be forked, off Linux, all of them are plain starts.
 """
 
 import json
@@ -55,10 +55,11 @@ def _serve(config):
 
     folder = tempfile.TemporaryDirectory(prefix="warm")
     config.add_cleanup(folder.cleanup)
-    kernel = Path(folder.name, "kernels", "warm", "kernel.json")
-    kernel.parent.mkdir(parents=True)
     argv = [*FRESH, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
-    kernel.write_text(json.dumps({"argv": argv, "display_name": "warm", "language": "python"}))
+    for name in ("warm", "python3"):
+        kernel = Path(folder.name, "kernels", name, "kernel.json")
+        kernel.parent.mkdir(parents=True)
+        kernel.write_text(json.dumps({"argv": argv, "display_name": name, "language": "python"}))
     paths = [folder.name, os.environ.get("JUPYTER_PATH")]
     os.environ["JUPYTER_PATH"] = os.pathsep.join(filter(None, paths))
     if FORKS:

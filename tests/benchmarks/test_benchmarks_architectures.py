@@ -1,11 +1,13 @@
 """What works on which model: a few cells of the matrix here and now, and all of it as stored."""
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 from conftest import result
+from warm import python
 
 import tqlearn as tq
 
@@ -31,7 +33,9 @@ def matrix(tmp_path_factory):
     with architectures.quiet():
         for name, plans in FEW.items():
             architectures.study(name, folder / name, plans)
-    architectures.read(folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "executable", python())
+        architectures.read(folder)
     return architectures, folder
 
 

@@ -1,8 +1,10 @@
 """The table behind notebook 11's answer: nine runs of each student, and what the page says."""
 
 import json
+import sys
 
 import pytest
+from warm import python
 
 from tqlearn.lab.portable import INSTRUCTION_SETS
 from tqlearn.lab.results import measured
@@ -27,8 +29,9 @@ def test_the_committed_table_holds_nine_runs_and_what_notebook_11_says():
 
 
 @pytest.mark.slow
-def test_kdlsq_flights_script_runs_and_goes_on_where_it_was(quick, script, tmp_path):
+def test_kdlsq_flights_script_runs_and_goes_on_where_it_was(quick, script, tmp_path, monkeypatch):
     """One arm was done before, and one of the other's rates; its last trains in a process."""
+    monkeypatch.setattr(sys, "executable", python())
     work = tmp_path / "work"
     work.mkdir()
     score = {"intent_accuracy": 98.0, "slot_f1": 76.0}

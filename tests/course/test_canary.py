@@ -8,13 +8,13 @@ import re
 import shlex
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import nbformat
 import pytest
 from nbformat.v4 import new_code_cell
 from test_teach import planted
+from warm import FRESH
 
 from tqlearn.lab import teach
 
@@ -30,7 +30,7 @@ def nbval(target: Path) -> subprocess.CompletedProcess:
     line = re.search(r"^NBVAL := (.*)$", recipe, re.M).group(1)
     more = ["-q", "-rA", "-p", "no:cacheprovider"]
     return subprocess.run(
-        [sys.executable, "-m", "pytest", *shlex.split(line), *more, str(target)],
+        [*FRESH, "-m", "pytest", *shlex.split(line), *more, str(target)],
         cwd=ROOT,
         capture_output=True,
         text=True,

@@ -38,8 +38,8 @@ def cells_of(page: Path) -> list:
 
 
 def run(*command: str | Path, **options) -> str:
-    """Run a command without our source on its path, and with no ledger but its own."""
-    ours = "PYTHONPATH", "TQLEARN_LEDGER"
+    """Run a command without our source on its path, our kernels, and with no ledger but its own."""
+    ours = "PYTHONPATH", "TQLEARN_LEDGER", "JUPYTER_PATH"
     env = {name: value for name, value in os.environ.items() if name not in ours}
     done = subprocess.run([*map(str, command)], env=env, capture_output=True, text=True, **options)
     assert done.returncode == 0, done.stdout + done.stderr
