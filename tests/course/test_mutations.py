@@ -4,7 +4,8 @@
 of "The library agrees" run once, as they stand, in a forked child (nothing may turn red). In front
 of each cell that child forks, once for each change in it: the grandchild runs the changed cell and
 those after it, and an assertion, or a compared cell that prints something else, must catch it.
-Whatever the change did to models, seeds and names ends with it.
+Whatever the change did to models, seeds and names ends with it. Unchanged, the cells run as far as
+any changed ones did; nbval runs the page to its end.
 """
 
 import contextlib
@@ -71,11 +72,14 @@ def red(cell, source: str, namespace: dict) -> str | None:
     return None
 
 
-def red_if_changed(cells: list, change: dict, namespace: dict) -> str | None:
-    """Change the first cell, run all; return what turned red first, or None."""
+def red_if_changed(cells: list, change: dict, namespace: dict) -> tuple[str | None, int]:
+    """Change the first cell, run until one turns red; return what did or None, and how many ran."""
     sources = [cells[0].source.replace(change["old"], change["new"])]
     sources += [cell.source for cell in cells[1:]]
-    return next(filter(None, map(red, cells, sources, [namespace] * len(cells))), None)
+    for count, (cell, source) in enumerate(zip(cells, sources, strict=True), 1):
+        if wrong := red(cell, source, namespace):
+            return wrong, count
+    return None, len(cells)
 
 
 def run(number: str) -> dict[str, str | None]:
@@ -83,11 +87,14 @@ def run(number: str) -> dict[str, str | None]:
     cells = [cell for cell, _ in cells_until_agreement(number)]
     found: dict = {}
     namespace: dict = {"__name__": "__main__"}
+    there = [[change["old"] in cell.source for change in CHANGES[number]] for cell in cells]
+    end = 1 + max((place for place, some in enumerate(there) if any(some)), default=-1)
     for place, cell in enumerate(cells):
         for k, change in enumerate(CHANGES[number]):
-            if change["old"] in cell.source:
-                found[str(k)] = apart(red_if_changed, cells[place:], change, namespace)
-        if wrong := red(cell, cell.source, namespace):
+            if there[place][k]:
+                found[str(k)], ran = apart(red_if_changed, cells[place:], change, namespace)
+                end = max(end, place + ran)
+        if place < end and (wrong := red(cell, cell.source, namespace)):
             return found | {"": wrong}
     return found | {"": None}
 
@@ -106,18 +113,18 @@ def apart(function, *arguments):
         try:
             answer = function(*arguments)
         except BaseException as error:
-            answer = f"died of {error!r}"
+            answer = [f"died of {error!r}", 0]
         os.write(writer, json.dumps(answer).encode())
         os._exit(0)
     os.close(writer)
     with open(reader) as pipe:
         answer = pipe.read()
     os.waitpid(child, 0)
-    return json.loads(answer or '"died without a word"')
+    return json.loads(answer or '["died without a word", 0]')
 
 
 @cache
-def verdicts(number: str) -> dict[str, str | None] | str:
+def verdicts(number: str) -> dict[str, str | None] | list:
     """What ``run`` finds; it is in a child itself: what is red in every child proves nothing."""
     torch.manual_seed(0)
     torch.set_num_threads(1)  # a forked child cannot use the threads of its parent
