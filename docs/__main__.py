@@ -5,6 +5,7 @@ sound; otherwise every fault is printed and an earlier site stays.
 """
 
 import argparse
+import gc
 import io
 import shutil
 import sys
@@ -25,6 +26,7 @@ def sphinx(source: Path, html: Path, work: Path) -> list[str]:
     """Let Sphinx build the pages, and return its complaints."""
     log = work / "warnings.txt"
     options = ["-q", "-N", "-b", "html", "-c", str(DOCS), "-d", str(work / "doctrees")]
+    gc.set_threshold(100_000, 50, 100)  # the trees of pages are large, and few of them are garbage
     with redirect_stderr(io.StringIO()):  # the log has the same lines
         build_main([*options, "-w", str(log), str(source), str(html)])
     return log.read_text("utf-8").replace(f"{source}/", "").splitlines()
