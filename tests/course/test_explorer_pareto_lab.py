@@ -93,7 +93,8 @@ def test_no_record_is_none_and_a_record_is_whole(tmp_path):
     lines = pareto.summary(record)
     for line in lines:
         assert line["size"] in record["sizes"] and line["bytes"] <= line["size"]
-        assert line["seeds"] >= 1 and line.get("control") != line["arm"]
+        assert line["seeds"] >= pareto.SEEDS and line["control"] != line["arm"]
+    assert {line["size"] for line in lines} == set(pareto.whole_sizes(record)) != set()
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from tqlearn.lab import check as checking
 from tqlearn.lab import exercises
 from tqlearn.lab.check import check
-from tqlearn.lab.exercises import base, compare, guard, judge
+from tqlearn.lab.exercises import base, compare, guard, judge, plans
 
 ID = "00.2"
 RIGHT = exercises.find(ID).answer
@@ -142,7 +142,8 @@ def test_what_a_cell_has_replaced_does_not_judge(monkeypatch):
 
 
 def test_what_judges_is_sealed():
-    for module, name in ((checking, "check"), (exercises, "complaint"), (judge, "difference")):
+    sealed = (checking, "check"), (exercises, "complaint"), (judge, "difference"), (plans, "slots")
+    for module, name in sealed:
         with pytest.raises(AttributeError, match=f"{name} judges answers and cannot be replaced"):
             setattr(module, name, yes)
         with pytest.raises(AttributeError, match="cannot be replaced"):

@@ -10,7 +10,7 @@ from functools import cache
 from importlib import import_module
 from pathlib import Path
 
-from . import base, compare, guard, judge, limits
+from . import base, compare, guard, judge, limits, plans
 from .base import Cost, Exercise, Gradient, Invariant, Mistake
 from .judge import SECONDS, NotAttempted, complaint
 
@@ -83,5 +83,5 @@ def find(id: str) -> Exercise:
     raise ValueError(f"there is no exercise {id!r}; there are {', '.join(known)}")
 
 
-for _module in (base, compare, guard, judge, limits, sys.modules[__name__]):
+for _module in (base, compare, guard, judge, limits, plans, sys.modules[__name__]):
     guard.seal(_module)

@@ -1,12 +1,11 @@
 """Exercises of notebook 15: enough sentences, a front's area, and a plan of your own."""
 
-from functools import cache
 from math import ceil, floor
 
 import torch
 
 from .base import Exercise, Mistake
-from .open_ended import Case, _made, _slots
+from .plans import alike, budgets, reaches, slots
 
 
 def sentences_needed(one, other, points):
@@ -72,47 +71,10 @@ def best_under(budget):
             "*.intermediate.dense": pair, "*.output.dense": pair, "*": [three]}  # fmt: skip
 
 
-def _alike(bits, per="tensor"):
-    """A plan that treats all matrices alike."""
-
-    def answer(budget):
-        from tqlearn import LSQ
-
-        return {"*": [LSQ(bits=bits, init="mse", per=per)]}
-
-    return answer
-
-
-def _limits(generator):
-    for _ in range(2):
-        spare = int(torch.randint(0, 20, (), generator=generator))
-        order = torch.randperm(500, generator=generator).tolist()
-        yield Case.of((185_000 + 500 * spare,), tuple(order[:300]))
-
-
-@cache
-def _plain(held):
+def _beats_the_plain(held):
     from tqlearn import LSQ
 
-    return _slots((("*", (LSQ(bits=2, init="mse", per="channel"),)),), held)
-
-
-def _beats_the_plain(value, case):
-    if not isinstance(value, dict) or not all(isinstance(v, list | tuple) for v in value.values()):
-        return "return a plan: a dict from patterns of names to lists of edits"
-    edits = [edit for found in value.values() for edit in found]
-    if not all(type(edit).__module__.startswith("tqlearn.") for edit in edits):
-        return "use the library's edits alone"
-    plan = tuple((key, tuple(found)) for key, found in value.items())
-    try:
-        size = _made(plan)[1]
-    except (ValueError, TypeError, RuntimeError) as error:
-        return f"the plan is refused: {str(error).splitlines()[0]}"
-    if size > case[0]:
-        return f"its file has {size:,} bytes, and {case[0]:,} are allowed"
-    slots, wanted = _slots(plan, case.held), _plain(case.held) + 4
-    if slots < wanted:
-        return f"slots {slots:.1f} % on held-out sentences, and {wanted:.1f} are wanted"
+    return slots((("*", (LSQ(bits=2, init="mse", per="channel"),)),), held) + 4
 
 
 EXERCISES = (
@@ -167,13 +129,14 @@ EXERCISES = (
     # the scales, one scale for the attention, ranks of 29 and 31.
     Exercise(
         id="15.3", title="the best model under N kilobytes",
-        difficulty="hard", minutes=20, answer=best_under, cases=_limits, goal=_beats_the_plain,
+        difficulty="hard", minutes=20, answer=best_under, cases=budgets(185_000, 300),
+        goal=reaches(_beats_the_plain),
         mistakes=(
             Mistake("three bits everywhere are too large: what can go before the bits do?",
-                    _alike(3)),
-            Mistake("two bits everywhere fit, and have forgotten much: mix", _alike(2)),
+                    alike(3)),
+            Mistake("two bits everywhere fit, and have forgotten much: mix", alike(2)),
             Mistake("a scale for each row helps a little, and is what you have to beat",
-                    _alike(2, "channel")),
+                    alike(2, "channel")),
         ),
         hints=(
             "What did the sweep put at that size? Its plans take large matrices apart and keep "

@@ -4,27 +4,10 @@ The reference is one way to get there. A case carries what the answer does not s
 says in words what is still missing.
 """
 
-import io
-from collections.abc import Iterable
-from contextlib import redirect_stdout
-from functools import cache
-
 import torch
 
 from .base import Exercise, Mistake
-
-
-class Case(tuple):
-    """The arguments of one case; ``held`` is what only the goal sees."""
-
-    held = None
-
-    @classmethod
-    def of(cls, arguments: Iterable, held: object) -> "Case":
-        """Arguments with something held out."""
-        case = cls(arguments)
-        case.held = held
-        return case
+from .plans import Case, alike, budgets, reaches, slots
 
 
 def slimmer(W1, b1, W2, b2, X, keep):
@@ -87,70 +70,6 @@ def own_plan(budget):
     small, other = LSQ(bits=3, init="mse"), LSQ(bits=4, init="mse")
     return {"*.layer.?.intermediate.dense": [small], "*.layer.?.output.dense": [small],
             "*": [other]}  # fmt: skip
-
-
-def _one_kind(bits):
-    """A plan that puts everything on as many bits."""
-
-    def answer(budget):
-        from tqlearn import LSQ
-
-        return {"*": [LSQ(bits=bits, init="mse")]}
-
-    return answer
-
-
-def _budgets(generator):
-    for _ in range(2):
-        spare = int(torch.randint(0, 20, (), generator=generator))
-        order = torch.randperm(500, generator=generator).tolist()
-        yield Case.of((279_000 + 500 * spare,), tuple(order[:200]))
-
-
-@cache
-def _teacher():
-    import tqlearn
-
-    with redirect_stdout(io.StringIO()):
-        (model, tokenizer), data = tqlearn.teachers.load("embedded"), tqlearn.data.load("flights")
-    return model, tokenizer, data["test"]
-
-
-@cache
-def _made(plan):
-    """A student and the bytes of its file; ``plan`` is a dict's items."""
-    import tqlearn
-
-    student = tqlearn.compress(_teacher()[0], {key: [*edits] for key, edits in plan})
-    student = tqlearn.calibrate(student).eval()
-    return student, tqlearn.report(student).file
-
-
-@cache
-def _slots(plan, held):
-    from ...hf import evaluate_joint
-
-    model, tokenizer, sentences = _teacher()
-    model = _made(plan)[0] if plan else model
-    return evaluate_joint(model, tokenizer, sentences.select(held))["slot_f1"]
-
-
-def _good_enough(value, case):
-    if not isinstance(value, dict) or not all(isinstance(v, list | tuple) for v in value.values()):
-        return "return a plan: a dict from patterns of names to lists of edits"
-    edits = [edit for found in value.values() for edit in found]
-    if not all(type(edit).__module__.startswith("tqlearn.") for edit in edits):
-        return "use the library's edits alone"
-    plan = tuple((key, tuple(found)) for key, found in value.items())
-    try:
-        size = _made(plan)[1]
-    except (ValueError, TypeError, RuntimeError) as error:
-        return f"the plan is refused: {str(error).splitlines()[0]}"
-    if size > case[0]:
-        return f"its file has {size:,} bytes, and {case[0]:,} are allowed"
-    slots, wanted = _slots(plan, case.held), _slots(None, case.held) - 1.5
-    if slots < wanted:
-        return f"slots {slots:.1f} % on held-out sentences, and {wanted:.1f} are wanted"
 
 
 def sparse_and_small(w, X):
@@ -222,12 +141,13 @@ EXERCISES = (
     # Passes, too: other starts of the scales, and two bits for the feed-forward matrices.
     Exercise(
         id="11.4", title="a file of your own",
-        difficulty="medium", minutes=15, answer=own_plan, cases=_budgets, goal=_good_enough,
+        difficulty="medium", minutes=15, answer=own_plan, cases=budgets(279_000, 200),
+        goal=reaches(lambda held: slots(None, held) - 1.5),
         mistakes=(
             Mistake("four bits everywhere is a little too large: who can live on three?",
-                    _one_kind(4)),
+                    alike(4)),
             Mistake("two bits everywhere is small, and has forgotten most of it: mix",
-                    _one_kind(2)),
+                    alike(2)),
         ),
         hints=(
             "Four bits for everything are 310 kB. Which matrices hold most of the numbers?",
