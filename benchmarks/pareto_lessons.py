@@ -131,8 +131,13 @@ class Lessons:
         pairs = logit_pairs(output, taught, batch)
         return output.loss + sum(soft_labels(s, t, mask=mask) for _, s, t, mask in pairs)
 
-    def teach(self, student: nn.Module, rate: float, steps: int, seed: int) -> dict:
+    def teach(
+        self, student: nn.Module, rate: float, steps: int, seed: int, checks: int = CHECKS
+    ) -> dict:
         """Train a student in place; leave it as it was best on the held-out part, and say when.
+
+        Args:
+            checks: points of the run, equally far apart; 1 takes the student as it is at the end.
 
         Returns:
             The scores there, and "step".
@@ -143,14 +148,14 @@ class Lessons:
         decay = torch.optim.lr_scheduler.LambdaLR(
             optimizer, lambda step: min(1.0, (step + 1) / warm) * (1 - step / steps)
         )
-        checks = {-(-steps * k // CHECKS) for k in range(1, CHECKS + 1)}
+        points = {-(-steps * k // checks) for k in range(1, checks + 1)}
         best, state = {"score": -1.0}, {}
         for step, ids in enumerate(self.order(steps, seed), 1):
             optimizer.zero_grad()
             self.loss(student, ids).backward()
             optimizer.step()
             decay.step()
-            if step in checks:
+            if step in points:
                 found = self.scores(student, self.held)
                 if found["score"] >= best["score"]:  # of equals the later
                     best = found | {"step": step}

@@ -1,4 +1,4 @@
-"""The tables of docs/export.md from ``results/runtime.json``: contestants and training steps."""
+"""The tables of docs/export.md from ``results/runtime.json``: contestants, predictions, steps."""
 
 import json
 from pathlib import Path
@@ -8,7 +8,7 @@ FIXED = ("model", "threads", "file", "loads in", "in memory", "same intents / sl
 
 
 def sections(results: Path) -> str:
-    """Return a table for each shape and one of training steps, with where they come from."""
+    """Return a table for each shape, of predictions and of training steps, and their origin."""
     file = results / "runtime.json"
     if not file.exists():
         return NOTHING
@@ -23,6 +23,10 @@ def sections(results: Path) -> str:
     for shape in dict.fromkeys(row["metrics"]["shape"] for row in timed):
         rows = [row for row in timed if row["metrics"]["shape"] == shape]
         parts.append(f"**{shape}**\n\n" + drawn(lines(rows)))
+    for shape, cells in found.items():
+        if isinstance(cells, dict) and "agreement" in cells:
+            head = f"**Predictions on ATIS's test sentences, {shape}** (%)\n\n"
+            parts.append(head + drawn(agreement_lines(cells["agreement"])))
     steps = [row for row in found["rows"] if "tokens" not in row["metrics"]]
     if steps:
         parts.append("**A training step** (8 x 64 tokens, AdamW)\n\n" + drawn(step_lines(steps)))
@@ -46,6 +50,21 @@ def lines(rows: list[dict]) -> list[dict[str, str]]:
         size = f"{metrics['batch']} x {metrics['tokens']}"
         line[size] = f"{row['speed']['speedup']:.2f}x"
     return [found[key] for key in sorted(found, key=lambda key: key[0])]
+
+
+def agreement_lines(agreement: dict[str, dict]) -> list[dict[str, str]]:
+    """Return one line per student: its slot F1 in both engines, and how often they agree."""
+    return [
+        {
+            "model": name,
+            "slot F1 in torch": f"{one['torch']['slot_f1']:.2f}",
+            "in ORT": f"{one['ort']['slot_f1']:.2f}",
+            "same intents": f"{one['same_intents']:.2f}",
+            "same slots": f"{one['same_slots']:.2f}",
+            "same slots, torch in double precision": f"{one['double']['same_slots']:.2f}",
+        }
+        for name, one in agreement.items()
+    ]
 
 
 def step_lines(rows: list[dict]) -> list[dict[str, str]]:

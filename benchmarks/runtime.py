@@ -1,7 +1,7 @@
 """What compression is worth when it runs: load, memory, latency, bytes, in torch and onnxruntime.
 
     python benchmarks/runtime.py --only files        # minutes, no times: what is timed later
-    python benchmarks/runtime.py --headline          # BERT-base, 1 x 128, 1 thread: 8 minutes
+    python benchmarks/runtime.py --headline   # BERT-base, 1 x 128, 1 thread; agreement, verbs
     python benchmarks/runtime.py --minutes 30        # all cells; what is done already is kept
     python benchmarks/runtime.py --only latency --shapes MiniLM --again
 
@@ -15,12 +15,13 @@ Cells: "files" (can be written on a machine as busy as you like), "load" (second
 memory above what the engine has once it is imported, after a call of 1 x 128), "latency" by
 threads, batch and tokens, "profile" (milliseconds by operator), "step" (the training step of a
 whole model: 8 x 64 tokens, forward, backward, AdamW), "agreement" (predictions on ATIS, of
-onnxruntime against the student in torch) and "verbs" (the peak of ``compress(inplace=True)`` and of
-``pack`` above a model of 1 GiB).
+onnxruntime against the student in torch, and of torch in double precision; MiniLM's alone) and
+"verbs" (the peak of ``compress(inplace=True)`` and of ``pack`` above a model of 1 GiB).
 
-"BERT-base" is a random encoder of that shape with ids alone, no padding; "MiniLM" is
-all-MiniLM-L6-v2 taught ATIS for two epochs, with a mask; its students are calibrated, not
-trained. ``runtime_models.py`` says what each plan is.
+"BERT-base" is a random encoder of that shape with ids alone, no padding; its students are
+calibrated. "MiniLM" is all-MiniLM-L6-v2 taught ATIS for two epochs, with a mask; its students are
+calibrated, and taught for an epoch with its answers (``runtime_students.py``).
+``runtime_models.py`` says what each plan is.
 """
 
 import json
@@ -31,9 +32,12 @@ from pathlib import Path
 
 import runtime_cells as others
 from common import parser, write
-from runtime_models import CONTESTANTS, QUICK, dense_model, place_of, written
+from pareto_lessons import Lessons
+from runtime_models import CONTESTANTS, QUICK, calibrated, dense_model, place_of, written
+from runtime_students import TASK, learned
 from runtime_table import rows_of
 from runtime_turns import loads, profiles, turns
+from torch import nn
 
 from tqlearn.writing import write as write_file
 
@@ -49,7 +53,18 @@ class Shape:
 
     def __init__(self, name: str, args: object) -> None:
         self.name, self.args, self.folder = name, args, args.folder / name.replace(" ", "_")
-        self.made = None
+        self.made, self.lessons = None, None
+
+    def student(self, plan: str) -> nn.Module:
+        """Return the student of a plan's name: calibrated; MiniLM's are taught as well."""
+        student = calibrated(plan, *self.model()[:2])
+        if self.name != TAUGHT:
+            return student
+        file = place_of(self.folder / "taught", plan) / "weights.pt"
+        if self.lessons is None and not file.exists():
+            model, _, tokenizer = self.model()
+            self.lessons = Lessons(TASK, model, tokenizer)
+        return learned(student, file, self.lessons, self.args.seed)
 
     def model(self) -> tuple:
         """Return (model, batches to calibrate on, tokenizer)."""
@@ -64,7 +79,7 @@ class Shape:
             file = place_of(self.folder, name) / "spec.json"
             if not file.exists():
                 begin = time.perf_counter()
-                written(name, self.folder, *self.model()[:2])
+                written(name, self.folder, *self.model()[:2], self.student)
                 print(
                     f"{self.name}: {name} written, {time.perf_counter() - begin:.0f} s", flush=True
                 )
@@ -117,10 +132,11 @@ def cells(args: object) -> Iterator[tuple[str, Path, Callable[[], dict]]]:
                 lambda s=shape, n=n, size=size: turns(s.specs(), n, size, args.repeats),
             )
         yield "profile", at / "profile.json", partial(profiled, shape, args.profiled)
-        if shape.name == TAUGHT:
-            yield "agreement", at / "agreement.json", lambda s=shape: others.agreement(s)
-        else:
+        if shape.name != TAUGHT:
             yield "step", at / "step.json", lambda s=shape: others.steps(s.name, args)
+    if not args.quick:
+        file = args.folder / TAUGHT / "agreement.json"
+        yield "agreement", file, lambda: others.agreement(Shape(TAUGHT, args))
     yield "verbs", args.folder / "verbs.json", lambda: others.verbs(args.quick)
 
 
@@ -159,7 +175,7 @@ def main() -> None:
     args.folder = args.folder.resolve()  # the processes run elsewhere
     if args.headline:
         args.shapes, args.sizes, args.threads = ["BERT-base"], ["1x128"], [1]
-        args.only = ["load", "latency", "profile", "step"]
+        args.only = [kind for kind in KINDS if kind != "files"]
     if args.quick:
         args.shapes, args.sizes, args.threads = ["tiny"], ["1x16"], [1]
         args.repeats, args.loads, args.profiled = 1, 1, 16

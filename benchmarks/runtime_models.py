@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -98,6 +99,11 @@ def compressed(model: nn.Module, plan: object, batches: list[dict]) -> nn.Module
     return tq.calibrate(student, batches).eval()
 
 
+def calibrated(name: str, model: nn.Module, batches: list[dict]) -> nn.Module:
+    """Return the calibrated student of a plan's name."""
+    return compressed(pruned(model) if name.startswith("block") else model, PLANS[name], batches)
+
+
 PLANS = {  # name -> plan, of ours in onnxruntime
     "W8A8": W8A8,
     "W4": FOUR,
@@ -144,18 +150,21 @@ def place_of(folder: Path, name: str) -> Path:
     return folder / name.replace(" ", "_").replace(":", "_")
 
 
-def written(name: str, folder: Path, model: nn.Module, batches: list[dict]) -> dict:
+def written(
+    name: str, folder: Path, model: nn.Module, batches: list[dict], student: Callable
+) -> dict:
     """Write what a contestant runs; return what ``engines.py`` must know, and the bytes.
 
     Args:
         batches: to calibrate on; the first is the example of the trace.
+        student: name of a plan -> the student that is shipped.
     """
     engine, folder = CONTESTANTS[name], place_of(folder, name)
     spec = {"engine": engine, "kind": type(model).__name__, "inputs": [*batches[0]]}
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     if engine == "packed":
-        tq.pack(compressed(model, FOUR, batches)).save_pretrained(folder)
+        tq.pack(student("W4")).save_pretrained(folder)
     elif engine != "onnx":
         model.save_pretrained(folder)
     elif name.startswith("ORT"):
@@ -163,11 +172,9 @@ def written(name: str, folder: Path, model: nn.Module, batches: list[dict]) -> d
         if "int8" in name:
             own_int8(folder)
     else:
-        plan = name.removesuffix(" in ORT")
-        start = pruned(model) if plan.startswith("block") else model
-        student = compressed(start, PLANS[plan], batches)
-        tq.export(student, folder / "model.onnx", batches[0])
-        tq.pack(student).save_pretrained(folder / "packed")
+        shipped = student(name.removesuffix(" in ORT"))
+        tq.export(shipped, folder / "model.onnx", batches[0])
+        tq.pack(shipped).save_pretrained(folder / "packed")
         spec["packed"] = bytes_of(folder / "packed", "model.safetensors")
     file = folder / "model.onnx" if engine == "onnx" else folder
     spec |= {"file": str(file), "bytes": bytes_of(folder, "model.*")}

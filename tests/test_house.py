@@ -132,6 +132,7 @@ IN_FOLDERS_OF_THEIR_OWN = {  # temporary, a log, or a file that another name rep
     "benchmarks/architectures_read.py": "        new.write_text(json.dumps(found))",
     "benchmarks/engines.py": '    Path("/proc/self/clear_refs")',
     "benchmarks/kills.py": ("        with open(said,", "        said.write_text("),
+    "benchmarks/runtime_students.py": "        torch.save(student.state_dict(), new)",
     "benchmarks/stream.py": "        save_file(values, ",
     "benchmarks/workbench_memory.py": '    Path("/proc/self/clear_refs").write_text("5")',
     "docs/sitekit/stage.py": "        file.write_text(self.links.rewrite(",
