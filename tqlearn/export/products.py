@@ -66,6 +66,8 @@ class Product:
         if weight.direct:
             table = weight.codes() if self.stored else weight.codes().T
             return w.constant(packed_rows(table, bits, shape), np.uint8, weight.name)
+        if self.stored and self.inner % block == 0 and (found := unpacking.by_group(w, weight)):
+            return reshape(w, found, shape)
         found = unpacking.codes(w, weight)
         if not self.stored:
             found = w.add("Transpose", [found], perm=[1, 0])

@@ -6,6 +6,7 @@ holds the stream of ``storage.codes``, memory holds what the operator reads.
 
 import numpy as np
 
+from ..sparsity.patterns import Pattern
 from .graph import Writer
 from .grids import Weight
 
@@ -67,10 +68,50 @@ def _ungrouped(w: Writer, full: str, weight: Weight) -> str:
     return w.add("Transpose", [rows], perm=order)
 
 
+def by_group(w: Writer, weight: Weight) -> str | None:
+    """Return the codes of an N:M weight as ``packed`` does, by one look into a table for a group.
+
+    What a group holds, its codes and their places, is a number below 2^12 for 2:4 at 4 bits, and
+    the table has the bytes of every such group. One index for a group takes a fraction of the
+    memory of ``spread``, which wants one of 64 bits for every kept number.
+
+    None where a group's codes or places do not fill bytes evenly, or groups leave the last axis.
+    """
+    module, bits = weight.form, weight.bits
+    if module is None or bits is None:
+        return None
+    form, last = module.form, module.axis % len(weight.shape) == len(weight.shape) - 1
+    each, where = form.keep * bits, form.keep // form.run * form.place_bits
+    whole = (
+        8 % each == 0 == 8 % where and form.group * bits % 8 == 0 == weight.shape[-1] % form.group
+    )
+    if not last or not whole or form.run > 1:
+        return None
+    words = unpacked(w, weight.stream, each, module.groups, weight.name)
+    places = unpacked(w, weight.places, where, module.groups, weight.name)
+    pairs = w.add("Concat", [reshape(w, line, (-1, 1)) for line in (words, places)], axis=1)
+    index = w.add("MatMulInteger", [pairs, w.constant([[2**where], [1]], np.uint8)])  # in 32 bits
+    key = form.keep, form.group, bits, weight.hole, "groups"
+    table = w.once(key, lambda: w.constant(_groups(form, bits, weight.hole), np.uint8))
+    return w.add("Gather", [table, index], axis=0)
+
+
+def _groups(form: Pattern, bits: int, hole: int) -> np.ndarray:
+    """Return the bytes of every group: row by codes, then places, lowest bits first."""
+    each, where = form.keep * bits, form.keep * form.place_bits
+    words, places = (x.ravel() for x in np.mgrid[: 2**each, : 2**where])
+    full = np.full((len(words), form.group), hole)
+    for k in range(form.keep):
+        place = places >> k * form.place_bits & 2**form.place_bits - 1
+        full[np.arange(len(full)), place] = words >> k * bits & 2**bits - 1
+    return packed_rows(full, bits, (len(full), form.group * bits // 8))
+
+
 def unpacked(w: Writer, source: np.ndarray | str, bits: int, count: int, name: str) -> str:
     """Return the ``count`` codes of a stream as a line of uint8; eight codes are ``bits`` bytes."""
     if isinstance(source, np.ndarray):
-        source = w.constant(np.pad(source, (0, -len(source) % bits)), np.uint8, name)
+        missing = -len(source) % bits if bits < 8 else 0
+        source = w.constant(np.pad(source, (0, missing)), np.uint8, name)
     if bits == 8:
         return source
     if 8 % bits == 0:  # whole codes in a byte: bytes are enough, and memory at loading counts
