@@ -18,7 +18,7 @@ from transformers import (
 
 import tqlearn as tq
 from tqlearn.hf import evaluate_language, language, word_tokenizer
-from tqlearn.hf.language import windows
+from tqlearn.hf.spans import windows
 
 TEXT = "I want to fly from Oslo to Rome and back again on the first Monday of March".split()
 

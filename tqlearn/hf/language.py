@@ -1,18 +1,20 @@
-"""How well a causal language model predicts a text: perplexity, and bits per byte."""
+"""How well a causal language model predicts a text: perplexity, bits per byte, and how far its
+predictions are from another model's.
+"""
 
 import math
 from collections.abc import Callable, Iterator, Sequence
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from ..arguments import require, require_model, require_numbers
+from ..arguments import require_model, require_numbers
 from ..quantizers.grid import require_calibrated
+from .spans import Span, batched, ids_of, require_ids, require_sizes
 
 PIECE = 2**24  # logits at a time: 64 MiB of float32
-Span = tuple[int, int, int]  # a window of predictions: begin, end, the first that counts
 
 
 @torch.no_grad()
@@ -24,6 +26,7 @@ def evaluate_language(
     window: int = 1024,
     stride: int | None = None,
     batch: int = 1,
+    reference: nn.Module | None = None,
 ) -> dict[str, float]:
     """Measure a causal language model on a text: every token but the first is predicted, once.
 
@@ -42,11 +45,15 @@ def evaluate_language(
         stride: 1 to ``window``; default half of the window. ``window`` is the cheapest, and
             predicts the first tokens of each window from little.
         batch: windows at a time.
+        reference: the model before it was compressed, with the same words; predicts beside it.
 
     Returns:
-        ``perplexity``; ``nll``, its logarithm: nats per token; ``tokens`` that were predicted; and,
-        with a text, ``bits_per_byte`` of its UTF-8, which compares models of different tokenizers
-        (the first token, which nothing predicts, counts as bytes without bits).
+        ``perplexity``; ``nll``, its logarithm: nats per token; ``tokens`` that were predicted;
+        with a text ``bits_per_byte`` of its UTF-8, which compares models of different tokenizers
+        (the first token, which nothing predicts, counts as bytes without bits); and with a
+        reference ``kl``, the mean Kullback-Leibler divergence of the model's distribution of the
+        next token from the reference's, in nats: 0 for equal predictions. It tells a change that
+        perplexity does not, where a model has become surer of the text that judges it.
 
     Raises:
         ValueError: fewer than two tokens, an id outside of the model's words, a window larger than
@@ -66,74 +73,82 @@ def evaluate_language(
     >>> round(found["perplexity"], 3), found["tokens"]
     (9.0, 4)
     """
+    ids, size = ids_of(tokenizer, text)
+    stride = require_sizes(model, window, stride, batch)
+    models = [model] if reference is None else [model, reference]
+    heads = [_head(each, ids) for each in models]
+    ids, training = ids.to(next(model.parameters()).device), [each.training for each in models]
+    sums = torch.zeros(2, dtype=torch.float64)
+    for each in models:
+        each.eval()
+    try:
+        words = [_require_causal(*both, ids[:8]) for both in zip(models, heads, strict=True)]
+        if len({*words}) > 1:
+            raise ValueError(f"a reference has the model's {words[0]} words, got {words[1]}")
+        for spans in batched(len(ids) - 1, window, stride, batch):
+            sums += _score([*zip(models, heads, strict=True)], ids, spans)
+    finally:
+        for each, mode in zip(models, training, strict=True):
+            each.train(mode)
+    nll, kl = sums.tolist()
+    if math.isnan(nll + kl):
+        raise ValueError(f"{type(model).__name__} gives NaN on this text; look at its weights")
+    tokens = len(ids) - 1
+    mean = nll / tokens
+    found = {"perplexity": math.exp(mean) if mean < 700 else math.inf, "nll": mean}
+    bits = {"bits_per_byte": nll / math.log(2) / size} if size else {}
+    apart = {} if reference is None else {"kl": max(0.0, kl / tokens)}
+    return found | {"tokens": tokens} | bits | apart
+
+
+def _head(model: nn.Module, ids: Int[Tensor, " n"]) -> nn.Module:
+    """Return the output layer of a model that can be asked."""
     require_model("evaluate_language", model)
     require_numbers("evaluate_language", model)
     require_calibrated(model)
-    ids, size = _ids(tokenizer, text)
-    stride = _require_sizes(model, window, stride, batch)
-    _require_ids(model, ids)
+    require_ids(model, ids)
     head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
     if head is None:
         raise ValueError(
             f"a language model has an output layer over its words, {type(model).__name__} has "
             "none; load it with AutoModelForCausalLM"
         )
-    ids, training, nll = ids.to(next(model.parameters()).device), model.training, 0.0
-    model.eval()
-    try:
-        _require_causal(model, head, ids[:8])
-        for spans in _batches(len(ids) - 1, window, stride, batch):
-            nll += _score(model, head, ids, spans)
-    finally:
-        model.train(training)
-    if math.isnan(nll):
-        raise ValueError(f"{type(model).__name__} gives NaN on this text; look at its weights")
-    tokens = len(ids) - 1
-    mean = nll / tokens
-    found = {"perplexity": math.exp(mean) if mean < 700 else math.inf, "nll": mean}
-    bits = {"bits_per_byte": nll / math.log(2) / size} if size else {}
-    return found | {"tokens": tokens} | bits
+    return head
 
 
-def windows(count: int, window: int, stride: int) -> Iterator[Span]:
-    """Give (begin, end, first that counts) of windows over ``count`` predictions, each once.
-
-    >>> list(windows(7, 4, 2))
-    [(0, 4, 0), (2, 6, 4), (4, 7, 6)]
-    """
-    begin = done = 0
-    while done < count:
-        end = min(begin + window, count)
-        yield begin, end, done
-        begin, done = begin + stride, end
-
-
-def _batches(count: int, window: int, stride: int, batch: int) -> Iterator[list[Span]]:
-    """Give windows of one length together; only the last can be a shorter one."""
-    waiting: list[Span] = []
-    for span in windows(count, window, stride):
-        short = span[1] - span[0] < window
-        if waiting and (short or len(waiting) == batch):
-            yield waiting
-            waiting = []
-        waiting.append(span)
-    yield waiting
-
-
-def _score(model: nn.Module, head: nn.Module, ids: Int[Tensor, " n"], spans: list[Span]) -> float:
-    """Return the summed nats of the predictions that count."""
+def _score(
+    models: list[tuple[nn.Module, nn.Module]], ids: Int[Tensor, " n"], spans: list[Span]
+) -> Float[Tensor, "2"]:
+    """Return the summed nats of the predictions that count, and of their divergence."""
     inputs = torch.stack([ids[begin:end] for begin, end, _ in spans])
     asked = torch.stack([ids[begin + 1 : end + 1] for begin, end, _ in spans])
     counts = torch.stack([torch.arange(b, e, device=ids.device) >= first for b, e, first in spans])
+    sums = torch.zeros(2, dtype=torch.float64)
+    parts = [_logits(model, head, inputs, counts) for model, head in models]
+    wanted = asked[counts]
+    for logits, *beside in zip(*parts, strict=True):
+        now, wanted = wanted[: len(logits)], wanted[len(logits) :]
+        sums[0] += F.cross_entropy(logits, now, reduction="sum").item()
+        for other in beside:
+            ours, theirs = logits.log_softmax(-1), other.log_softmax(-1)
+            sums[1] += F.kl_div(ours, theirs, reduction="sum", log_target=True).item()
+    return sums
+
+
+def _logits(
+    model: nn.Module,
+    head: nn.Module,
+    inputs: Int[Tensor, "rows n"],
+    counts: Bool[Tensor, "rows n"],
+) -> Iterator[Float[Tensor, "piece words"]]:
+    """Give the logits of the predictions that count, in pieces."""
     states, last = _states(model, head, inputs)
     if torch.allclose(head(states[:, -1:]), last, rtol=1e-4, atol=1e-4):
         states, layer = states[counts], head
     else:  # the model does more to its logits than its output layer
         states, layer = model(input_ids=inputs, use_cache=False).logits[counts], nn.Identity()
-    rows = max(1, PIECE // last.shape[-1])
-    pieces = zip(states.split(rows), asked[counts].split(rows), strict=True)
-    each = (F.cross_entropy(layer(s).float(), t, reduction="sum") for s, t in pieces)
-    return sum(float(nats) for nats in each)
+    for piece in states.split(max(1, PIECE // last.shape[-1])):
+        yield layer(piece).float()
 
 
 def _states(
@@ -159,66 +174,15 @@ def _states(
     return seen[0], logits
 
 
-def _require_causal(model: nn.Module, head: nn.Module, ids: Int[Tensor, " n"]) -> None:
-    """Refuse a model whose states at earlier tokens move with the last one."""
+def _require_causal(model: nn.Module, head: nn.Module, ids: Int[Tensor, " n"]) -> int:
+    """Refuse a model whose states at earlier tokens move with the last one; return its words."""
     other = ids.clone()
     other[-1] = (other[-1] + 1) % model.config.vocab_size
-    one, two = (_states(model, head, row[None])[0][:, :-1].float() for row in (ids, other))
+    (one, last), (two, _) = (_states(model, head, row[None]) for row in (ids, other))
+    one, two = one[:, :-1].float(), two[:, :-1].float()
     if (one - two).norm() > 0.01 * one.norm():
         raise ValueError(
             f"{type(model).__name__} looks at later words, and then its perplexity says nothing; "
             "take a causal model (of BERT's kind: with is_decoder=True in its config)"
         )
-
-
-def _ids(tokenizer: object, text: object) -> tuple[Tensor, int]:
-    """Return the ids of a text, and its bytes (0 for none)."""
-    if text is not None and not isinstance(text, str):
-        parts = text if isinstance(text, Sequence) else [text]
-        text = "\n\n".join(require("evaluate_language: text", part, str) for part in parts)
-    size = len((text or "").encode())
-    if callable(tokenizer) and not isinstance(tokenizer, Tensor):
-        if text is None:
-            raise ValueError("evaluate_language needs a text for its tokenizer, or ids instead")
-        return torch.tensor(tokenizer(text, verbose=False)["input_ids"], dtype=torch.long), size
-    if not isinstance(tokenizer, Tensor):
-        tokenizer = torch.tensor(
-            require("evaluate_language: ids", tokenizer, Sequence[int]), dtype=torch.long
-        )
-    if tokenizer.dim() != 1 or tokenizer.is_floating_point() or tokenizer.dtype == torch.bool:
-        raise TypeError(
-            f"the ids of a text are one row of whole numbers, got {tokenizer.dtype} of shape "
-            f"{(*tokenizer.shape,)}"
-        )
-    return tokenizer.long(), size
-
-
-def _require_ids(model: nn.Module, ids: Int[Tensor, " n"]) -> None:
-    if len(ids) < 2:
-        raise ValueError(f"a text needs two tokens, the second is predicted first; got {len(ids)}")
-    words = model.config.vocab_size
-    if (low := int(ids.min())) < 0 or (high := int(ids.max())) >= words:
-        odd = low if low < 0 else high
-        raise ValueError(
-            f"ids go from 0 to {words - 1} in this model, got {odd}; take its own tokenizer"
-        )
-
-
-def _require_sizes(model: nn.Module, window: int, stride: int | None, batch: int) -> int:
-    """Return the stride."""
-    for name, value in (("window", window), ("batch", batch)):
-        if require(f"evaluate_language: {name}", value, int) < 1:
-            raise ValueError(f"{name} is at least 1, got {value}")
-    most = getattr(model.config, "max_position_embeddings", None)
-    if most is not None and window > most:
-        raise ValueError(
-            f"window {window} is more than the {most} positions of {type(model).__name__}; take "
-            "that or less"
-        )
-    stride = require("evaluate_language: stride", stride, int | None)
-    stride = max(1, window // 2) if stride is None else stride
-    if not 1 <= stride <= window:
-        raise ValueError(
-            f"stride is 1 to the window's {window}, or tokens would be left out; got {stride}"
-        )
-    return stride
+    return last.shape[-1]
