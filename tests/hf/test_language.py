@@ -166,6 +166,46 @@ def test_a_compressed_model_and_its_codes_give_the_same(model, ids):
         assert evaluate_language(other, ids, window=8) == pytest.approx(found, rel=1e-5)
 
 
+@torch.no_grad()
+def divergence(model, reference, ids, window, stride):
+    """The mean of sum p (log p - log q) over the words, as ``by_hand`` goes."""
+    found, begin = 0.0, 0
+    for place in range(len(ids) - 1):
+        while place >= begin + window:
+            begin += stride
+        seen = ids[None, begin : place + 1]
+        q, p = (m(seen).logits[0, -1].double().log_softmax(-1) for m in (model, reference))
+        found += float((p.exp() * (p - q)).sum())
+    return found / (len(ids) - 1)
+
+
+@pytest.mark.parametrize(("window", "stride", "batch"), [(5, 2, 1), (8, 8, 2), (22, 22, 1)])
+def test_a_reference_is_compared_word_by_word(model, ids, window, stride, batch, monkeypatch):
+    monkeypatch.setattr(language, "PIECE", 3 * model.config.vocab_size)
+    student = tq.calibrate(tq.compress(model, {"*.layers.*": [tq.LSQ(bits=2)]})).eval()
+    options = {"window": window, "stride": stride, "batch": batch}
+    found = evaluate_language(student, ids, **options, reference=model)
+    wanted = divergence(student, model, ids, window, stride)
+    assert found["kl"] == pytest.approx(wanted, rel=1e-4) and wanted > 0.01
+    assert wanted != pytest.approx(divergence(model, student, ids, window, stride), rel=1e-3)
+    assert found["nll"] == evaluate_language(student, ids, **options)["nll"]
+    assert evaluate_language(model, ids, **options, reference=model)["kl"] == 0
+
+
+def test_a_reference_is_left_as_it_was_and_must_fit(model, ids):
+    reference = tiny_llama(attention_dropout=0.5).train()
+    before = evaluate_language(model, ids, window=8, reference=reference)
+    assert reference.training and not reference.lm_head._forward_pre_hooks
+    assert before == evaluate_language(model, ids, window=8, reference=reference.eval())
+    with pytest.raises(ValueError, match="a reference has the model's 262 words, got 300"):
+        evaluate_language(model, ids, window=8, reference=tiny_llama(vocab_size=300))
+    with pytest.raises(ValueError, match="window 8 is more than the 4 positions"):
+        short = tiny_llama(max_position_embeddings=4)
+        evaluate_language(model, ids, window=8, reference=short)
+    with pytest.raises(TypeError, match="takes a torch model"):
+        evaluate_language(model, ids, window=8, reference="llama")
+
+
 def test_the_model_is_left_as_it_was(ids):
     model = tiny_llama(attention_dropout=0.5)
     found = evaluate_language(model, ids, window=8)

@@ -59,7 +59,7 @@ def evaluate_language(
         ValueError: fewer than two tokens, an id outside of the model's words, a window larger than
             the model's positions, a stride that would leave tokens out, a quantizer without a
             scale, a model without an output layer or one that sees the words it is asked for (such
-            as BERT), a NaN.
+            as BERT), a reference of other words, a NaN.
         TypeError: arguments of another kind.
 
     Source: for the windows, "Perplexity of fixed-length models" in transformers' documentation;
@@ -74,9 +74,11 @@ def evaluate_language(
     (9.0, 4)
     """
     ids, size = ids_of(tokenizer, text)
-    stride = require_sizes(model, window, stride, batch)
     models = [model] if reference is None else [model, reference]
-    heads = [_head(each, ids) for each in models]
+    heads = [_head(each) for each in models]
+    for each in models:
+        stride = require_sizes(each, window, stride, batch)
+        require_ids(each, ids)
     ids, training = ids.to(next(model.parameters()).device), [each.training for each in models]
     sums = torch.zeros(2, dtype=torch.float64)
     for each in models:
@@ -101,12 +103,11 @@ def evaluate_language(
     return found | {"tokens": tokens} | bits | apart
 
 
-def _head(model: nn.Module, ids: Int[Tensor, " n"]) -> nn.Module:
+def _head(model: nn.Module) -> nn.Module:
     """Return the output layer of a model that can be asked."""
     require_model("evaluate_language", model)
     require_numbers("evaluate_language", model)
     require_calibrated(model)
-    require_ids(model, ids)
     head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
     if head is None:
         raise ValueError(
