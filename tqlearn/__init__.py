@@ -25,7 +25,7 @@ from . import (  # noqa: F401  (the rooms, for ``tq.factors`` and so on)
 )
 from .export import export  # the verb, in front of its room: tqlearn.export.grids is there, too
 from .factors import TT, TTM, Kronecker, LowRank
-from .posttraining import compensate
+from .posttraining import compensate, rescale
 from .quantizers import calibrate
 from .quantizers.edits import LSQ, PACT, SAWB, Inputs, LearnedClip, LSQPlus, Ternary, Uniform
 from .quantizers.minmax import MinMax
@@ -85,6 +85,7 @@ __all__ = [
     "rebuild",
     "register",
     "report",
+    "rescale",
     "save",
     "survey",
     "unpack",

@@ -124,7 +124,7 @@ def compensate(
         raise ValueError(f"damping is above 0, a share of the Hessian's mean, got {damping}")
     require_calibrated(model)
     batches = list(checked_batches(batches))
-    layers, left = _targets(model)
+    layers, left = targets(model)
     if not layers:
         raise ValueError(
             "no linear layer has a quantizer of tqlearn or an N:M mask on its weight; compress and "
@@ -143,7 +143,8 @@ def compensate(
     return found
 
 
-def _targets(model: nn.Module) -> tuple[dict[str, nn.Linear], list[str]]:
+def targets(model: nn.Module) -> tuple[dict[str, nn.Linear], list[str]]:
+    """Return the linear layers that can be compensated, and the names of other coded weights."""
     layers, left = {}, []
     for name, module in model.named_modules():
         for key, chain in getattr(module, "parametrizations", {}).items():

@@ -162,9 +162,30 @@ def start_scale(
     if name in ("max", "mse"):
         low, high = x.aminmax(dim=1)
         widest = torch.maximum(-low, high) / qmax
-        return widest if name == "max" else _least_squares(x, widest, qmin, qmax)
+        return widest if name == "max" else least_squares(x, qmin, qmax)
     low, high = start_bounds(x, rule, bits)
     return torch.maximum(low.abs(), high.abs()) / qmax
+
+
+def least_squares(
+    x: Float[Tensor, "rows n"],
+    qmin: int,
+    qmax: int,
+    weights: Float[Tensor, "rows n"] | None = None,
+) -> Float[Tensor, " rows"]:
+    """Return for each row the one of 80 fractions of max|x| / qmax with the least squared error.
+
+    Args:
+        weights: what each squared error counts; None for all alike.
+    """
+    x = widened(x)
+    low, high = x.aminmax(dim=1)
+    tried = (torch.maximum(-low, high) / qmax * torch.arange(1, 81, device=x.device)[:, None] / 80)
+    tried, errors = tried.clamp_min(1e-8).to(x.dtype), []
+    for s in tried:
+        error = (x / s[:, None]).round_().clamp_(qmin, qmax).mul_(s[:, None]).sub_(x).square_()
+        errors.append((error if weights is None else error.mul_(weights)).sum(1))
+    return tried.gather(0, torch.stack(errors).argmin(0)[None])[0]
 
 
 def _mean_size(x: Tensor) -> Tensor:
@@ -173,12 +194,3 @@ def _mean_size(x: Tensor) -> Tensor:
         return x.abs().mean(1)
     parts = x.split(max(1, LARGE // len(x)), dim=1)
     return (sum(part.abs().sum(1, dtype=torch.float64) for part in parts) / x.shape[1]).to(x.dtype)
-
-
-def _least_squares(x: Tensor, widest: Tensor, qmin: int, qmax: int) -> Tensor:
-    tried = (widest * torch.arange(1, 81, device=x.device)[:, None] / 80).clamp_min(1e-8)
-    errors = [
-        (x / s[:, None]).round_().clamp_(qmin, qmax).mul_(s[:, None]).sub_(x).square_().sum(1)
-        for s in tried.to(x.dtype)
-    ]
-    return tried.to(x.dtype).gather(0, torch.stack(errors).argmin(0)[None])[0]

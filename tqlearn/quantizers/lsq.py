@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ..registry import register
 from .grid import Quantizer, stored_in
-from .initial_scales import parse_rule, start_bounds, start_scale
+from .initial_scales import least_squares, parse_rule, start_bounds, start_scale
 from .rounding import fake_quantize, integer_range, positive, scale_in
 
 SCALE_DTYPES = {"float32": 0.0, "float16": 2**-20, "bfloat16": 0.0}  # name -> least scale to start
@@ -81,9 +81,17 @@ class LSQ(Quantizer):
 
     def start(self, rows: Float[Tensor, "rows n"]) -> None:
         """Set the scales from the rows of a tensor."""
-        found = start_scale(rows, self.init, self.bits, self.qmin, self.qmax)
-        self._require_range(found, rows)
-        self.fill(self.scale, positive(found.to(self.scale.dtype)))
+        self._set(start_scale(rows, self.init, self.bits, self.qmin, self.qmax), rows)
+
+    def start_weighted(
+        self, rows: Float[Tensor, "rows n"], weights: Float[Tensor, "rows n"]
+    ) -> None:
+        """Set the scales to those of least squared error, where errors count by ``weights``."""
+        self._set(least_squares(rows, self.qmin, self.qmax, weights), rows)
+
+    def _set(self, scales: Float[Tensor, " rows"], rows: Float[Tensor, "rows n"]) -> None:
+        self._require_range(scales, rows)
+        self.fill(self.scale, positive(scales.to(self.scale.dtype)))
 
     def _require_range(self, scales: Float[Tensor, " rows"], rows: Float[Tensor, "rows n"]) -> None:
         """Refuse scales that ``scale_dtype`` cannot hold; those of rows of zeros do not matter."""
