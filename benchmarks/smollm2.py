@@ -6,18 +6,19 @@
 
 The first 100,000 tokens of SQuAD's dev paragraphs, in windows of 1024 that do not overlap. All
 matrices of the decoder's layers are compressed; the table of words, which is the output layer too,
-stays in floats but in the rows that name it, and bytes are those of the whole file. GPTQ and AWQ
-look at the first tokens of SQuAD's training paragraphs. Nothing is chosen by what is measured. A
-rotated model's last norm has a gain of its own for each channel, which goes into the output layer:
-that is another matrix then, and its file holds both.
+stays in floats but in the rows that name it, and bytes are those of the whole file. Methods that
+need inputs look at the first tokens of SQuAD's training paragraphs. Nothing is chosen by what is
+measured. KL is from the model in floats, in nats per token. A rotated model's last norm has a gain
+of its own for each channel, which goes into the output layer: that is another matrix then, and its
+file holds both.
 
 The weights come from 4-bit blocks of 32 (see ``tqlearn.hf.smollm2``): rows at 4 bits per 32 look
 better than they are. Groups of 192 stand where others have 128, which does not divide this model's
 width, 576.
 
-Rows that the JSON holds with the same settings are kept, and each new row is written at once: a
-run that was stopped goes on. ``--quick`` takes a tiny random Llama that reads bytes of embedded
-text.
+Rows that the JSON holds with the same settings are kept (older ones without KL are measured again,
+last), and each new row is written at once: a run that was stopped goes on. ``--quick`` takes a tiny
+random Llama that reads bytes of embedded text.
 """
 
 import json
@@ -44,7 +45,8 @@ def rounded(
     bits: int, per: str | int, how: str = "", *, init: str = "mse", table: bool = False
 ) -> Method:
     """Round to a grid through zero, scales of least squared error: to the nearest step, or ``how``
-    of "GPTQ", "GPTQ by size" (act-order), "AWQ", "AWQ and GPTQ", "rotated GPTQ".
+    of "rescaled" (scales for the inputs), "GPTQ", "GPTQ by size" (act-order), "rescaled GPTQ by
+    size", "AWQ", "AWQ and GPTQ", "rotated GPTQ".
     """
 
     def method(model: torch.nn.Module, ids: torch.Tensor) -> torch.nn.Module:
@@ -57,6 +59,8 @@ def rounded(
         if how.startswith("rotated"):
             model = rotate(model)
         student = tq.calibrate(tq.compress(model, plan))
+        if how.startswith("rescaled"):
+            tq.rescale(student, batches)
         if "GPTQ" in how:
             tq.compensate(student, batches, by_size=how.endswith("by size"))
         return student
@@ -66,7 +70,8 @@ def rounded(
 
 GRIDS = [(4, 32), (4, 64), (4, 192), (3, 64), (2, 64)]
 HOW = dict.fromkeys(("GPTQ", "AWQ", "rotated GPTQ"), GRIDS)
-HOW |= dict.fromkeys(("GPTQ by size", "AWQ and GPTQ"), GRIDS[3:])
+HOW |= dict.fromkeys(("rescaled", "rescaled GPTQ by size", "GPTQ by size"), GRIDS[1:])
+HOW |= {"AWQ and GPTQ": GRIDS[3:]}
 METHODS: dict[str, Method] = {  # name -> (model, ids to look at) -> model
     "float": lambda model, ids: model,
     "4 bits per tensor, start of LSQ": rounded(4, "tensor", init="lsq"),
@@ -82,8 +87,8 @@ METHODS: dict[str, Method] = {  # name -> (model, ids to look at) -> model
     },
     "GPTQ, 4 bits per 64, with the table": rounded(4, 64, "GPTQ", table=True),
 }
-QUICK = ("float", "4 bits per tensor", "2 bits per tensor", "2 bits per 32", "GPTQ, 2 bits per 64",
-         "AWQ, 2 bits per 64", "rotated GPTQ, 2 bits per 64")  # fmt: skip
+QUICK = ["float", "4 bits per tensor", "2 bits per tensor", "2 bits per 32"]
+QUICK += [f"{how}, 2 bits per 64" for how in ("rescaled", "GPTQ", "AWQ", "rotated GPTQ")]
 
 
 @dataclass
@@ -102,7 +107,8 @@ class Subject:
         size, windows = tq.report(student).file, (self.settings["window"], self.settings["stride"])
         plain = student if student is self.model else tq.bake(student)
         window, stride = windows
-        found = evaluate_language(plain, self.ids, self.text, window=window, stride=stride)
+        apart = {} if student is self.model else {"reference": self.model}
+        found = evaluate_language(plain, self.ids, self.text, window=window, stride=stride, **apart)
         metrics = {key: round(float(value), 4) for key, value in found.items()}
         role = "baseline" if name == "float" else "student"
         return {"model": name, "role": role, "metrics": metrics, "bytes": {"file": size}}
@@ -171,8 +177,9 @@ def main():
     subject = tiny() if args.quick else smollm2(args.tokens)
     rows = kept(args, subject.settings)
     missing = [name for name in names if name not in rows]
+    missing += [n for n in names if n in rows and "kl" not in rows[n]["metrics"] and n != "float"]
     for name in names:
-        if name in rows:
+        if name not in missing:
             print(f"{name}: measured before, kept", flush=True)
     for name in missing:
         if args.minutes is not None and time.monotonic() - begin > 60 * args.minutes:

@@ -12,14 +12,14 @@ def test_the_script_runs_and_goes_on_where_it_was(quick, tmp_path, capsys):
     found = quick("smollm2", "--rows", "float", "2 bits per tensor")
     assert [row["model"] for row in found["rows"]] == ["float", "2 bits per tensor"]
     assert found["settings"]["tokens"] == 999
-    marked = found | {"rows": [found["rows"][0] | {"note": "of before"}, found["rows"][1]]}
+    marked = found | {"rows": [row | {"note": "of before"} for row in found["rows"]]}
     (tmp_path / "t.json").write_text(json.dumps(marked))
     capsys.readouterr()
     rows = {row["model"]: row for row in quick("smollm2")["rows"]}
     assert capsys.readouterr().out.count("measured before, kept") == 2
     names = ["float", "4 bits per tensor", "2 bits per tensor", "2 bits per 32"]
-    names += [f"{how}, 2 bits per 64" for how in ("GPTQ", "AWQ", "rotated GPTQ")]
-    assert [*rows] == names and rows["float"]["note"] == "of before"
+    names += [f"{how}, 2 bits per 64" for how in ("rescaled", "GPTQ", "AWQ", "rotated GPTQ")]
+    assert {*rows} == {*names} and rows["float"]["note"] == "of before"
     sizes = [rows[name]["bytes"]["file"] for name in names]
     assert sizes[0] > sizes[1] > sizes[3] > sizes[2]
     assert all(row["metrics"]["tokens"] == 998 for row in rows.values())
@@ -27,6 +27,12 @@ def test_the_script_runs_and_goes_on_where_it_was(quick, tmp_path, capsys):
     assert nats[0] == 0 and all(nats[1:]) and len(set(nats)) == len(names)
     assert "--rows float" in quick("smollm2", "--rows", "float")["command"], "of the last call"
     other = json.loads((tmp_path / "t.json").read_text())
+    for row in other["rows"]:
+        assert row["metrics"].pop("kl", 0) > 0 or row["model"] == "float"
+        row["note"] = "of before"
+    (tmp_path / "t.json").write_text(json.dumps(other))
+    again = quick("smollm2", "--rows", "float", "2 bits per tensor")["rows"]
+    assert [row["model"] for row in again if "note" not in row] == ["2 bits per tensor"], "no KL"
     other["settings"]["window"] = 5
     (tmp_path / "t.json").write_text(json.dumps(other))
     quick("smollm2", "--minutes", "0")

@@ -29,4 +29,4 @@ def test_the_page_shows_what_runs(tmp_path, monkeypatch, capsys):
     rows = [r for r in tq.report(student).rows if "_proj" in r["name"]]
     assert sum(r["bytes"] for r in rows) <= 100_000
     named = {word for word in re.findall(r"`(\w+)\(", text)}
-    assert named <= {"compensate", *dir(tq.posttraining)}
+    assert named <= {"compensate", "rescale", *dir(tq.posttraining)}

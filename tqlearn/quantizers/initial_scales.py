@@ -180,7 +180,7 @@ def least_squares(
     """
     x = widened(x)
     low, high = x.aminmax(dim=1)
-    tried = (torch.maximum(-low, high) / qmax * torch.arange(1, 81, device=x.device)[:, None] / 80)
+    tried = torch.maximum(-low, high) / qmax * torch.arange(1, 81, device=x.device)[:, None] / 80
     tried, errors = tried.clamp_min(1e-8).to(x.dtype), []
     for s in tried:
         error = (x / s[:, None]).round_().clamp_(qmin, qmax).mul_(s[:, None]).sub_(x).square_()
