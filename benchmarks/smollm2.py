@@ -45,8 +45,8 @@ def rounded(
     bits: int, per: str | int, how: str = "", *, init: str = "mse", table: bool = False
 ) -> Method:
     """Round to a grid through zero, scales of least squared error: to the nearest step, or ``how``
-    of "rescaled" (scales for the inputs), "GPTQ", "GPTQ by size" (act-order), "rescaled GPTQ by
-    size", "AWQ", "AWQ and GPTQ", "rotated GPTQ".
+    of "rescaled" (scales for the inputs), "GPTQ", "GPTQ by size" (act-order), "AWQ", "rotated GPTQ",
+    and several of them, such as "AWQ rescaled GPTQ by size", in the order of their names.
     """
 
     def method(model: torch.nn.Module, ids: torch.Tensor) -> torch.nn.Module:
@@ -59,7 +59,7 @@ def rounded(
         if how.startswith("rotated"):
             model = rotate(model)
         student = tq.calibrate(tq.compress(model, plan))
-        if how.startswith("rescaled"):
+        if "rescaled" in how:
             tq.rescale(student, batches)
         if "GPTQ" in how:
             tq.compensate(student, batches, by_size=how.endswith("by size"))
@@ -72,6 +72,7 @@ GRIDS = [(4, 32), (4, 64), (4, 192), (3, 64), (2, 64)]
 HOW = dict.fromkeys(("GPTQ", "AWQ", "rotated GPTQ"), GRIDS)
 HOW |= dict.fromkeys(("rescaled", "rescaled GPTQ by size", "GPTQ by size"), GRIDS[1:])
 HOW |= {"AWQ and GPTQ": GRIDS[3:]}
+HOW |= {f"{how} rescaled GPTQ by size": GRIDS[1:2] + GRIDS[3:] for how in ("AWQ", "rotated")}
 METHODS: dict[str, Method] = {  # name -> (model, ids to look at) -> model
     "float": lambda model, ids: model,
     "4 bits per tensor, start of LSQ": rounded(4, "tensor", init="lsq"),
