@@ -7,14 +7,16 @@
 
 A student starts from ``smollm2.py``'s "rescaled GPTQ by size": the matrices of the layers at so
 many bits per 64, scales for the inputs, then error compensation; the table of words, which is the
-output layer too, stays in floats and does not learn. Then it learns for a number of steps that was
-fixed beforehand, for an hour of one core with all that belongs to a row: AdamW on SQuAD's training
-paragraphs, KL of the next token from the float model's (``CausalLosses``), in bfloat16. "On labels"
-are the controls: the same steps with the text's own next words and no teacher, for the start at 2
-bits and for the float model, which tells what the text itself is worth. Each arm's learning rate is
-the one of the least loss after a few steps (rows "..., rate R"), on training paragraphs that are
-held out. All rows are judged as in ``smollm2.py``, by text that nothing is chosen by; KL is from
-the float model.
+output layer too, stays in floats and does not learn. Error compensation leaves every weight in the
+middle of its step, and it takes half a step to give it another code: so rates are larger than those
+for floats, and at first scales and norms do most. A student learns for a number of steps, one walk
+through the text, that was fixed beforehand, for an hour of one core with all that belongs to a row:
+AdamW on SQuAD's training paragraphs, KL of the next token from the float model's
+(``CausalLosses``), in bfloat16. "On labels" are the controls: the same steps with the text's own
+next words and no teacher, for the start at 2 bits and for the float model, which tells what the
+text itself is worth. Each arm's learning rate is the one of the least loss after a few steps (rows
+"..., rate R"), on training paragraphs that are held out. All rows are judged as in ``smollm2.py``,
+by text that nothing is chosen by; KL is from the float model.
 
 ``--minutes N`` stops in time: a run lies in ``--work`` with a checkpoint every few steps, and the
 next call goes on from there, to the bit. Rows that the JSON holds with the same settings are kept.
@@ -56,11 +58,11 @@ class Lessons:
 
     window: int = 512
     batch: int = 2
-    steps: int = 192
+    steps: int = 128
     held_out: int = 16  # windows at the end of the training text
-    rates: tuple = (1e-4, 3e-4, 1e-3)
+    rates: tuple = (3e-4, 1e-3, 3e-3)
     pilot: int = 12  # steps for each rate
-    scale_rate: float = 1e-4
+    scale_share: float = 0.25  # of the rate, for scales
     save_every: int = 16
 
 
@@ -146,7 +148,7 @@ class Class:
         trainer = DistillTrainer(
             student, training, train_dataset=rows, losses=losses, attention=None,
             teacher=self.subject.model if losses.soft else None, callbacks=[clock],
-            scale_learning_rate=lessons.scale_rate,
+            scale_learning_rate=lessons.scale_share * rate,
         )  # fmt: skip
         trainer.train(resume_from_checkpoint=newest_checkpoint(training))
         if trainer.state.global_step < steps:

@@ -98,10 +98,11 @@ def stays(norms: torch.Tensor, share: float) -> torch.Tensor:
     return found
 
 
+SIZES = {"1.05x": 1.05, "1.33x": 4 / 3, "2x": 2}
 EDITS = {
-    "low rank": (tq.LowRank(ratio=4 / 3), tq.LowRank(ratio=2)),
-    "tensor train": (tq.TT(ratio=4 / 3), tq.TT(ratio=2)),
-    "Kronecker": (tq.Kronecker(rank=3), tq.Kronecker(rank=2)),  # of 4, right factors are 2 x 2
+    "low rank": {size: tq.LowRank(ratio=ratio) for size, ratio in SIZES.items()},
+    "tensor train": {size: tq.TT(ratio=ratio) for size, ratio in SIZES.items()},
+    "Kronecker": {"1.33x": tq.Kronecker(rank=3), "2x": tq.Kronecker(rank=2)},  # of 4: 2 x 2 factors
 }
 METHODS: dict[str, Method] = {  # name -> (model, ids to look at) -> model
     "float": lambda model, ids: model,
@@ -109,7 +110,7 @@ METHODS: dict[str, Method] = {  # name -> (model, ids to look at) -> model
         f"{name}, {part} {size} smaller": factored(edit, part)
         for part in ("FFN", "attention")
         for name, edits in EDITS.items()
-        for size, edit in zip(("1.33x", "2x"), edits, strict=True)
+        for size, edit in edits.items()
     },
     **{f"FFN, {k} of 8 dimensions": smaller(ffn=k / 8) for k in (7, 6, 4)},
     **{f"attention, {k} of 3 groups of heads": smaller(heads=k / 3) for k in (2, 1)},
