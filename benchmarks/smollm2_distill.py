@@ -101,7 +101,7 @@ class Clock(TrainerCallback):
 
 
 @dataclass
-class Class:
+class School:
     """The teacher, the windows it teaches with, and where students are kept."""
 
     subject: Subject
@@ -233,7 +233,7 @@ def main():
     settings = subject.settings | vars(lessons) | {"rates": [*lessons.rates], "per": PER}
     settings |= {"taught": f"{len(taught)} windows", "precision": "bfloat16 in training"}
     rows = kept(args, settings)
-    school = Class(subject, taught, held_out, lessons, args.work, deadline, args.seed)
+    school = School(subject, taught, held_out, lessons, args.work, deadline, args.seed)
     try:
         for name in names:
             fill(name, rows, school, args, settings)
@@ -241,7 +241,7 @@ def main():
         print(f"{stop}; not finished within {args.minutes:g} minutes, call again", flush=True)
 
 
-def fill(name: str, rows: dict, school: Class, args: object, settings: dict) -> None:
+def fill(name: str, rows: dict, school: School, args: object, settings: dict) -> None:
     """Bring in the rows of an arm that are missing."""
     if name in rows:
         print(f"{name}: measured before, kept", flush=True)

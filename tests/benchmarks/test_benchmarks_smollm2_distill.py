@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 
 import pytest
 from conftest import BENCHMARKS, result
@@ -25,6 +26,7 @@ def test_a_student_that_was_stopped_ends_as_one_that_was_not(quick, tmp_path, ca
     names += [f"2 bits, distilled{more}" for more in (", rate 0.001", ", rate 0.01", "")]
     assert [row["model"] for row in whole["rows"]] == names
     (tmp_path / "t.json").unlink()
+    shutil.copytree(tmp_path / "whole" / "start-2", tmp_path / "stopped" / "start-2")
     work, said = ("--work", str(tmp_path / "stopped")), "2 bits, distilled: 1 of 2 steps"
     capsys.readouterr()
     assert quick("smollm2_distill", *arm, *work, "--minutes", "0") is None
@@ -32,7 +34,7 @@ def test_a_student_that_was_stopped_ends_as_one_that_was_not(quick, tmp_path, ca
     again = quick("smollm2_distill", *arm, *work)
     assert "resuming from" in capsys.readouterr().out
     assert without_hours(again) == without_hours(whole)
-    quick("smollm2_distill", *arm, *work)
+    quick("smollm2_distill", *arm, *work, "--minutes", "0")
     assert capsys.readouterr().out.count("measured before, kept") == 3
     rows = {row["model"]: row for row in whole["rows"]}
     rates = {r: rows[f"2 bits, distilled, rate {r}"]["metrics"] for r in ("0.001", "0.01")}
