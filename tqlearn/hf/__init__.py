@@ -4,6 +4,7 @@ from .attention import QUANTIZED, SCORES, quantize_attention
 from .bleu import bleu
 from .bridge import TqlearnConfig, TqlearnQuantizer
 from .cache import QuantizedCache
+from .causal import CausalLosses
 from .delayed import QuantizeFromStep, StopAfter
 from .dropout import DropoutSchedule, ScheduledDropout
 from .gguf import read_gguf
@@ -40,6 +41,7 @@ __all__ = [
     "QUANTIZED",
     "SCORES",
     "BertForJointIntentSlot",
+    "CausalLosses",
     "DistillTrainer",
     "DropoutSchedule",
     "JointCollator",

@@ -12,9 +12,8 @@ from torch import Tensor, nn
 
 from ..arguments import require_model, require_numbers
 from ..quantizers.grid import require_calibrated
+from .heads import PIECE, Call, gives_logits, last_alone, only_call, output_layer
 from .spans import Span, batched, ids_of, require_ids, require_sizes
-
-PIECE = 2**24  # logits at a time: 64 MiB of float32
 
 
 @torch.no_grad()
@@ -108,13 +107,7 @@ def _head(model: nn.Module) -> nn.Module:
     require_model("evaluate_language", model)
     require_numbers("evaluate_language", model)
     require_calibrated(model)
-    head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
-    if head is None:
-        raise ValueError(
-            f"a language model has an output layer over its words, {type(model).__name__} has "
-            "none; load it with AutoModelForCausalLM"
-        )
-    return head
+    return output_layer(model)
 
 
 def _score(
@@ -143,44 +136,30 @@ def _logits(
     counts: Bool[Tensor, "rows n"],
 ) -> Iterator[Float[Tensor, "piece words"]]:
     """Give the logits of the predictions that count, in pieces."""
-    states, last = _states(model, head, inputs)
-    if torch.allclose(head(states[:, -1:]), last, rtol=1e-4, atol=1e-4):
-        states, layer = states[counts], head
+    call, last = _call(model, head, inputs)
+    if gives_logits(head, call, last):
+        states, layer = call.states[counts], head
     else:  # the model does more to its logits than its output layer
         states, layer = model(input_ids=inputs, use_cache=False).logits[counts], nn.Identity()
     for piece in states.split(max(1, PIECE // last.shape[-1])):
         yield layer(piece).float()
 
 
-def _states(
+def _call(
     model: nn.Module, head: nn.Module, inputs: Int[Tensor, "rows n"]
-) -> tuple[Float[Tensor, "rows n width"], Float[Tensor, "rows 1 words"]]:
+) -> tuple[Call, Float[Tensor, "rows 1 words"]]:
     """Return what enters the output layer, and the model's logits at the last position alone."""
-    seen = []
-
-    def look(_: nn.Module, given: tuple) -> tuple:
-        seen.append(given[0])
-        return (given[0][:, -1:], *given[1:])
-
-    handle = head.register_forward_pre_hook(look)
-    try:
+    with last_alone(head) as seen:
         logits = model(input_ids=inputs, use_cache=False).logits
-    finally:
-        handle.remove()
-    if len(seen) != 1:
-        raise ValueError(
-            f"{type(model).__name__} calls its output layer {len(seen)} times for a text, and a "
-            "language model does it once; load it with AutoModelForCausalLM"
-        )
-    return seen[0], logits
+    return only_call(model, seen), logits
 
 
 def _require_causal(model: nn.Module, head: nn.Module, ids: Int[Tensor, " n"]) -> int:
     """Refuse a model whose states at earlier tokens move with the last one; return its words."""
     other = ids.clone()
     other[-1] = (other[-1] + 1) % model.config.vocab_size
-    (one, last), (two, _) = (_states(model, head, row[None]) for row in (ids, other))
-    one, two = one[:, :-1].float(), two[:, :-1].float()
+    (one, last), (two, _) = (_call(model, head, row[None]) for row in (ids, other))
+    one, two = one.states[:, :-1].float(), two.states[:, :-1].float()
     if (one - two).norm() > 0.01 * one.norm():
         raise ValueError(
             f"{type(model).__name__} looks at later words, and then its perplexity says nothing; "

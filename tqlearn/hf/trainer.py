@@ -1,7 +1,7 @@
 """Distillation on ``transformers.Trainer``: a teacher, named losses, a schedule as a callback."""
 
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 
 import torch
 from accelerate.utils import convert_to_fp32
@@ -125,6 +125,8 @@ class DistillTrainer(ScaleTrainer):
             None for losses that need none: they get None for its output.
         losses: called as losses(student_output, teacher_output, inputs), both with hidden states
             and attention maps; returns named terms, whose sum is the loss. Each is logged by name.
+            Losses with a method ``watch(student, teacher)`` are a context around both calls;
+            ``CausalLosses`` computes the logits of decoders in pieces that way.
         attention: what the maps hold: "eager", probabilities; ``attention.SCORES``, the scores
             before the softmax; None: the losses need neither maps nor hidden states, and any kind
             of attention will do.
@@ -164,8 +166,10 @@ class DistillTrainer(ScaleTrainer):
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         names = ("output_hidden_states", "output_attentions")
         extra = {} if self.attention is None else dict.fromkeys(names, True)
-        taught = None if self.teacher is None else self._lesson(inputs | extra)
-        output = model(**inputs, **extra)
+        watch = getattr(self.losses, "watch", None)
+        with nullcontext() if watch is None else watch(self.model, self.teacher):
+            taught = None if self.teacher is None else self._lesson(inputs | extra)
+            output = model(**inputs, **extra)
         terms = self.losses(output, taught, inputs)
         for name, term in terms.items():
             self._terms[name] = self._terms.get(name, 0) + term.detach()
