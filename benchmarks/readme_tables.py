@@ -9,6 +9,7 @@ import json
 import sys
 from pathlib import Path
 
+import readme_language
 import readme_methods
 import readme_recipes
 import readme_runtime
@@ -21,6 +22,7 @@ CASES = "<!-- cases: begin -->", "<!-- cases: end -->"
 EQUAL = "<!-- equal: begin -->", "<!-- equal: end -->"
 DETAILS = "<!-- details: begin -->", "<!-- details: end -->"
 RUNTIME = "<!-- runtime: begin -->", "<!-- runtime: end -->"
+PEERS = "<!-- peers: begin -->", "<!-- peers: end -->"
 PICTURE = ROOT / "docs" / "images" / "explorer.png"
 LESSON, EXPLORER = ROOT / "notebooks" / "02_tensor_train.ipynb", "tensor_train_explorer("
 SHOWN = (
@@ -140,7 +142,9 @@ def whole(results: Path) -> dict[Path, bytes]:
     cases = between(cases, *EQUAL, "\n" + readme_methods.at_equal_bytes(results) + "\n")
     export = ROOT / "docs" / "export.md"
     runtime = between(export.read_text(), *RUNTIME, "\n" + readme_runtime.sections(results) + "\n")
-    pages = {main: papers, own: recipes, methods: cases, export: runtime}
+    language = ROOT / "docs" / "language_models.md"
+    peers = between(language.read_text(), *PEERS, "\n" + readme_language.sections(results) + "\n")
+    pages = {main: papers, own: recipes, methods: cases, export: runtime, language: peers}
     return {path: text.encode() for path, text in pages.items()} | {PICTURE: picture()}
 
 

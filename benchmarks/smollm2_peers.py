@@ -170,10 +170,10 @@ def measured(name: str, subject: object) -> dict:
     return {"model": name, "role": role, "metrics": metrics}
 
 
-def missing_peers() -> set[str]:
+def missing_peers(versions: dict[str, str]) -> set[str]:
     """Name the peers that are not installed, and say so; say it of other versions, too."""
     found = set()
-    for package, wanted in VERSIONS.items():
+    for package, wanted in versions.items():
         way = f"pip install --no-deps {package}=={wanted}"
         try:
             if (have := version(package)) != wanted:
@@ -195,7 +195,7 @@ def main() -> None:
     if unknown := set(names) - set(METHODS):
         parser.error(f"no such rows: {sorted(unknown)}; there are {[*METHODS]}")
     torch.set_num_threads(1)
-    begin, left_out = time.monotonic(), missing_peers()
+    begin, left_out = time.monotonic(), missing_peers(VERSIONS)
     subject = tiny() if args.quick else smollm2(args.tokens)
     rows = kept(args, subject.settings)
     for name in names:
