@@ -46,6 +46,7 @@ from transformers import LlamaForCausalLM
 import tqlearn as tq
 from tqlearn.hf.files import inside
 from tqlearn.hf.smollm2 import FILE, PACKAGE
+from tqlearn.writing import beside
 from tqlearn.writing import write as write_file
 
 ENGINES = "smollm2_engines.py"
@@ -133,7 +134,8 @@ class Bench:
             coder, room = CODERS[name]
             spec["imports"], file = [room], folder / "model.pt"
             dtype = torch.bfloat16 if name == "torchao int4" else torch.float32
-            torch.save(coded(model, coder, dtype), file)
+            with beside(file) as new:
+                torch.save(coded(model, coder, dtype), new)
         elif engine == "onnx":
             file = folder / "model.onnx"
             exported(self.student(plan), file, prompt)
