@@ -153,7 +153,9 @@ def coded(model: nn.Module, coder: object, dtype: torch.dtype) -> nn.Module:
     model = tq.bake(model).to(dtype)
     for name, layer in [*model.named_modules()]:
         if isinstance(layer, nn.Linear) and fnmatch(name, LAYERS):
-            model.set_submodule(name, coder(layer.requires_grad_(False)))
+            held = coder(layer.requires_grad_(False))
+            vars(held).pop("extra_repr", None)  # torchao's, which pickle cannot load
+            model.set_submodule(name, held)
     return model
 
 
