@@ -129,7 +129,7 @@ recipes: $(STAMP)
 bench: $(STAMP)
 	@set -e; for script in benchmarks/*.py; do \
 	  case $$script in \
-	    */common.py|*/runs.py|*/pareto_[alns]*.py|*/readme_*.py|*/architectures_*.py) continue;; \
+	    */common.py|*/runs.py|*/pareto_[alns]*.py|*/readme_*.py|*/architectures_*.py|*/*engines.py) continue;; \
 	    */kdlsq.py) tasks="sst2 atis squad";; \
 	    */block_pruning.py) tasks="sst2 atis squad squad_long";; \
 	    */deep_compression.py) tasks="bert_sst2 bert_atis vit_cifar10 wav2vec2_fsdd";; \

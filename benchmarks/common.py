@@ -37,6 +37,9 @@ PACKAGES = (
     "numpy",
     "onnx",
     "onnxruntime",
+    "torchao",
+    "optimum-quanto",
+    "llama-cpp-python",
 )
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import readme_language
 import readme_methods
+import readme_peers
 import readme_recipes
 import readme_runtime
 
@@ -24,6 +25,7 @@ DETAILS = "<!-- details: begin -->", "<!-- details: end -->"
 RUNTIME = "<!-- runtime: begin -->", "<!-- runtime: end -->"
 DISTILLED = "<!-- distilled: begin -->", "<!-- distilled: end -->"
 STRUCTURE = "<!-- structure: begin -->", "<!-- structure: end -->"
+PEERS = "<!-- peers: begin -->", "<!-- peers: end -->"
 PICTURE = ROOT / "docs" / "images" / "explorer.png"
 LESSON, EXPLORER = ROOT / "notebooks" / "02_tensor_train.ipynb", "tensor_train_explorer("
 SHOWN = (
@@ -147,6 +149,8 @@ def whole(results: Path) -> dict[Path, bytes]:
     taught = "\n" + readme_language.distilled(results) + "\n"
     decoder = between(language.read_text(), *DISTILLED, taught)
     decoder = between(decoder, *STRUCTURE, "\n" + readme_language.structure(results) + "\n")
+    peers = "\n" + readme_peers.sections(results) + "\n"
+    decoder = between(decoder, *PEERS, peers)
     pages = {main: papers, own: recipes, methods: cases, export: runtime, language: decoder}
     return {path: text.encode() for path, text in pages.items()} | {PICTURE: picture()}
 

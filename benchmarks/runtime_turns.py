@@ -15,10 +15,10 @@ PYTHON = [sys.executable]
 
 
 class Process:
-    """A fresh process that holds one contestant."""
+    """A fresh process that holds one contestant; ``script`` says how it answers."""
 
-    def __init__(self, spec: dict, threads: int = 1) -> None:
-        command = [*PYTHON, str(HERE / "engines.py"), json.dumps(spec | {"threads": threads})]
+    def __init__(self, spec: dict, threads: int = 1, script: str = "engines.py") -> None:
+        command = [*PYTHON, str(HERE / script), json.dumps(spec | {"threads": threads})]
         self.child = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=HERE,
             env={**HUGE_PAGES, **os.environ},
