@@ -106,7 +106,7 @@ def evaluate_language(
 def _head(model: nn.Module) -> nn.Module:
     """Return the output layer of a model that can be asked."""
     require_model("evaluate_language", model)
-    require_numbers("evaluate_language", model)
+    require_numbers("evaluate_language", model, whole=False)
     require_calibrated(model)
     head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
     if head is None:

@@ -12,6 +12,7 @@ from ..arguments import require
 from ..distill import LayerSchedule
 from ..quantizers.grid import require_calibrated
 from ..quantizers.inputs import PLACES
+from ..quantizers.ranges import Uniform
 from ..stages import is_quantizer
 from .attention import attention_of
 
@@ -101,6 +102,9 @@ class ScaleTrainer(Trainer):
         require("input_learning_rate", input_learning_rate, float | None)
         super().__init__(*args, **kwargs)
         require_calibrated(self.model)
+        for module in self.model.modules():
+            if isinstance(module, Uniform) and module.together is None:
+                module.together = True  # ranges see the batches of all processes
         self.scale_learning_rate = scale_learning_rate
         self.input_learning_rate = input_learning_rate
 

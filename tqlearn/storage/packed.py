@@ -55,8 +55,9 @@ class Packed(Fine):
         like = None if quantizer is None else build(quantizer)
         plain = like is None or grid_is_a_scale(like)
         self.grid = None if plain else like.requires_grad_(False).eval()
-        scale = like.scale.detach() if like is not None and plain else None
-        if scale is not None:
+        scale = None
+        if like is not None and plain:
+            scale = like.unset() if isinstance(like, Quantizer) else like.scale.detach()
             scale = torch.full_like(scale, torch.nan, dtype=stored_in(like) or scale.dtype)
         self.register_buffer("scale", scale)
         self.dtype = torch.get_default_dtype()
@@ -88,7 +89,8 @@ class Packed(Fine):
     def _take(self, q: nn.Module) -> "Packed":
         if self.grid is None:
             used = q.used_scale() if isinstance(q, Quantizer) else q.scale
-            self.scale = positive(used.detach()).to(stored_in(q) or used.dtype, copy=True)
+            used = positive(used.detach()).reshape(self.scale.shape)
+            self.scale = used.to(stored_in(q) or used.dtype, copy=True)
         else:
             self.grid = copy.deepcopy(q).requires_grad_(False).eval()
         return self
