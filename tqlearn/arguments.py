@@ -135,7 +135,8 @@ def require_numbers(verb: str, model: nn.Module, whole: bool = True) -> None:
     """Raise a ValueError for a model whose tensors are on meta: there is nothing to compute with.
 
     Args:
-        whole: also for one of which each process holds a part; a forward pass gathers it.
+        whole: also for one of which each process holds a part, or accelerate keeps some on a disk:
+            a forward pass brings those, and nothing else does.
 
     >>> require_numbers("calibrate", nn.Linear(2, 2, device="meta"))
     Traceback (most recent call last):
@@ -143,8 +144,13 @@ def require_numbers(verb: str, model: nn.Module, whole: bool = True) -> None:
     """
     if whole:
         require_gathered(verb, model)
-    away = hasattr(model, "hf_device_map")  # accelerate holds some weights elsewhere
+    away = hasattr(model, "hf_device_map")
     for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        if tensor.is_meta and away and whole:
+            raise ValueError(
+                f"{verb} needs numbers, but accelerate keeps {name} elsewhere; load the model "
+                "without a device_map that offloads, then offload what you get"
+            )
         if tensor.is_meta and not away:
             raise ValueError(f"{verb} needs numbers, but {name} is on meta; load the weights first")
 

@@ -220,4 +220,15 @@ def optimizer_with_scales(
             for kind, rate in rates.items()
         ),
     ]
-    return cls([s for s in settings if s["params"]], **kwargs)
+    optimizer = cls([s for s in settings if s["params"]], **kwargs)
+    optimizer.register_load_state_dict_post_hook(as_elements)
+    return optimizer
+
+
+def as_elements(optimizer: torch.optim.Optimizer) -> None:
+    """Give moments of scales one element where a checkpoint is older and has scalars, in place."""
+    for parameter, state in optimizer.state.items():
+        for name, value in state.items():
+            older = isinstance(value, Tensor) and value.dim() == 0 and name != "step"
+            if older and parameter.shape == (1,):
+                state[name] = value[None]

@@ -18,6 +18,7 @@ from ..quantizers.grid import Quantizer, decode, grid_is_a_scale, stored_in
 from ..quantizers.rounding import positive
 from ..registry import build, register, spec_of
 from ..shapes import packed_bytes
+from ..steps import at_hand
 from .coded import Coded
 from .codes import CHUNK, WORD, look_up, pack_bits, unpack_bits
 
@@ -108,9 +109,10 @@ class Packed(Fine):
         return self._stream(q, values)
 
     def _decode(self, codes: Int[Tensor, "..."]) -> Float[Tensor, "..."]:
-        plain = self.grid is None
-        values = decode(codes, widened(self.scale)) if plain else self.grid.decode(codes)
-        return values.to(self.dtype)
+        if self.grid is None:
+            return decode(codes, widened(self.scale)).to(self.dtype)
+        with at_hand(self.grid):
+            return self.grid.decode(codes).to(self.dtype)
 
     def blank(self, like: Tensor) -> Tensor:
         """Return an empty stream, to be loaded, on the device of a tensor."""
