@@ -45,8 +45,8 @@ def rounded(
     bits: int, per: str | int, how: str = "", *, init: str = "mse", table: bool = False
 ) -> Method:
     """Round to a grid through zero, scales of least squared error: to the nearest step, or ``how``
-    of "rescaled" (scales for the inputs), "GPTQ", "GPTQ by size" (act-order), "AWQ", "rotated GPTQ",
-    and several of them, such as "AWQ rescaled GPTQ by size", in the order of their names.
+    of "rescaled" (scales for the inputs), "GPTQ", "GPTQ by size" (act-order), "AWQ", "rotated
+    GPTQ", and several of them, such as "AWQ rescaled GPTQ by size", in the order of their names.
     """
 
     def method(model: torch.nn.Module, ids: torch.Tensor) -> torch.nn.Module:

@@ -131,17 +131,45 @@ def require_model(verb: str, model: object) -> None:
         raise TypeError(f"{verb} takes a torch model, got {_short(model)}{way}")
 
 
-def require_numbers(verb: str, model: nn.Module) -> None:
+def require_numbers(verb: str, model: nn.Module, whole: bool = True) -> None:
     """Raise a ValueError for a model whose tensors are on meta: there is nothing to compute with.
+
+    Args:
+        whole: also for one of which each process holds a part, or accelerate keeps some on a disk:
+            a forward pass brings those, and nothing else does.
 
     >>> require_numbers("calibrate", nn.Linear(2, 2, device="meta"))
     Traceback (most recent call last):
     ValueError: calibrate needs numbers, but weight is on meta; load the weights first
     """
-    away = hasattr(model, "hf_device_map")  # accelerate holds some weights elsewhere
+    if whole:
+        require_gathered(verb, model)
+    away = hasattr(model, "hf_device_map")
     for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        if tensor.is_meta and away and whole:
+            raise ValueError(
+                f"{verb} needs numbers, but accelerate keeps {name} elsewhere; load the model "
+                "without a device_map that offloads, then offload what you get"
+            )
         if tensor.is_meta and not away:
             raise ValueError(f"{verb} needs numbers, but {name} is on meta; load the weights first")
+
+
+def is_sharded(tensor: Tensor) -> bool:
+    """Say whether this process holds a part of a tensor alone, as FSDP2 leaves it (a DTensor)."""
+    return hasattr(tensor, "full_tensor")
+
+
+def require_gathered(verb: str, model: nn.Module) -> None:
+    """Raise a ValueError for a model of which this process holds a part alone."""
+    name = next((name for name, tensor in model.named_parameters() if is_sharded(tensor)), None)
+    if name is not None:
+        raise ValueError(
+            f"{verb} needs whole tensors, but {name} is sharded over several processes; gather "
+            "them with torch.distributed.checkpoint.state_dict.get_model_state_dict(model, "
+            "options=StateDictOptions(full_state_dict=True, cpu_offload=True)) and load that into "
+            "a student that is not sharded"
+        )
 
 
 def _short(value: object) -> str:

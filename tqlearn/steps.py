@@ -1,6 +1,25 @@
-"""One update per training step, however often a step computes or reads the same thing."""
+"""One update per training step, however often it reads the same thing; numbers that are away."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
+
+
+@contextmanager
+def at_hand(module: torch.nn.Module) -> Iterator[None]:
+    """Bring a module's numbers from where ``accelerate`` keeps them, for whoever reads them without
+    a call of the module: the hooks that bring them run at calls alone.
+    """
+    hook = getattr(module, "_hf_hook", None)
+    if hook is None or not any(t.is_meta for t in (*module.parameters(), *module.buffers())):
+        yield
+        return
+    hook.pre_forward(module)
+    try:
+        yield
+    finally:
+        hook.post_forward(module, None)
 
 
 def recomputing() -> bool:

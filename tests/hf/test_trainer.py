@@ -139,7 +139,7 @@ def test_a_norms_scale_is_no_quantizers_scale(tmp_path):
     student.bert.embeddings.LayerNorm = Norm()
     groups = trainer_for(tmp_path, student, teacher, LayerByLayer(3)).create_optimizer()
     (scales,) = [g for g in groups.param_groups if g.get("scales")]
-    assert [p.dim() for p in scales["params"]] == [0, 0, 0]
+    assert [tuple(p.shape) for p in scales["params"]] == [(1,)] * 3
 
 
 def test_the_joint_rate_does_not_multiply_up(tmp_path):

@@ -27,6 +27,8 @@ from ..storage.layout import LISTENERS, attach_layout, rebuild
 from ..storage.specs import parse, refuse
 from .attention import attention_kind
 from .loading import (
+    as_elements,
+    as_scalars,
     guard_dtype,
     names_here,
     other_sizes,
@@ -96,6 +98,7 @@ class TqlearnQuantizer(HfQuantizer):
         for module in model.modules():  # a scale that follows its weight waits until it is there
             if is_quantizer(module):
                 module.eval()
+        as_scalars(model, shapes)
         kind = model.config._attn_implementation
         if (ours := attention_kind(model, kind)) != kind:  # many models have one kind only
             model.set_attn_implementation(ours)
@@ -107,6 +110,7 @@ class TqlearnQuantizer(HfQuantizer):
         config = self.verdict and self.verdict.result()  # or the refusal of a damaged file
         uproot(model, self.fresh)
         settle(model)
+        as_elements(model)
         state = model.state_dict(keep_vars=True)
         marked = {name for name, t in state.items() if getattr(t, "_is_hf_initialized", False)}
         loaded = marked | {

@@ -105,7 +105,7 @@ def evaluate_language(
 def _head(model: nn.Module) -> nn.Module:
     """Return the output layer of a model that can be asked."""
     require_model("evaluate_language", model)
-    require_numbers("evaluate_language", model)
+    require_numbers("evaluate_language", model, whole=False)
     require_calibrated(model)
     return output_layer(model)
 

@@ -4,12 +4,14 @@ Names may have another prefix there, a head may be of another size, a part may n
 Whatever is neither placed nor left out for such a reason is refused.
 """
 
+from collections.abc import Iterator
 from difflib import get_close_matches
 
 import torch
 from torch import nn
 
 from ..precision import Fine
+from ..quantizers.grid import Quantizer
 from ..quantizers.inputs import PLACES
 from ..registry import RESIZED, build
 from ..storage.checks import OURS
@@ -160,6 +162,36 @@ def uproot(model: nn.Module, fresh: dict[str, str]) -> None:
         layer._modules.clear()  # a plain Linear or Embedding has none of its own
         for name in [name for name in layer._parameters if OURS.search(name)]:
             del layer._parameters[name]
+
+
+def _scales(model: nn.Module) -> Iterator[tuple[str, nn.Module, str]]:
+    """Yield (full name, quantizer, name) of the scales and clips that learn, one for a tensor."""
+    for place, module in model.named_modules():
+        if isinstance(module, Quantizer) and module.groups == 1:
+            for name in module._parameters:
+                yield f"{place}.{name}", module, name
+
+
+def as_scalars(model: nn.Module, shapes: dict) -> None:
+    """Give a skeleton the scalars that an older file has for scales of one element, in place.
+
+    Args:
+        shapes: of the file's tensors, by the names there; what follows the layer's is counted.
+    """
+    old = {m[1] for name, shape in shapes.items() if shape == () and (m := OURS.search(name))}
+    for full, module, name in _scales(model) if old else ():
+        if (tail := OURS.search(full)) and tail[1] in old:
+            learns = module._parameters[name].requires_grad
+            scalar = nn.Parameter(torch.empty((), device="meta"), requires_grad=learns)
+            module._parameters[name] = scalar
+
+
+def as_elements(model: nn.Module) -> None:
+    """Undo ``as_scalars`` once the values are there; those that stay on a disk stay as they are."""
+    for _, module, name in _scales(model):
+        scale = module._parameters[name]
+        if not scale.is_meta and scale.dim() == 0:
+            scale.data = scale.data[None]
 
 
 ALIGNED = 64  # bytes, as torch allocates on a processor

@@ -94,10 +94,19 @@ class PruneTrainer(DistillTrainer):
     The log shows the density that each kind of mask has at the present threshold.
 
     Source: spec sheet Block Pruning, section 6.
+
+    Raises:
+        ValueError: the arguments ask for FSDP.
     """
 
     def __init__(self, *args, score_learning_rate: float | int = 1e-2, **kwargs) -> None:
         super().__init__(*args, attention=None, **kwargs)
+        if self.is_fsdp_enabled:
+            raise ValueError(
+                "PruneTrainer looks at whole scores for its penalty and its log, and FSDP keeps "
+                "them in shards; leave fsdp out of the arguments, and several processes train by "
+                "DistributedDataParallel"
+            )
         self.score_learning_rate = score_learning_rate
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:

@@ -12,6 +12,7 @@ from ..arguments import require
 from ..distill import LayerSchedule
 from ..quantizers.grid import require_calibrated
 from ..quantizers.inputs import PLACES
+from ..quantizers.ranges import Uniform
 from ..stages import is_quantizer
 from .attention import attention_of
 
@@ -101,6 +102,9 @@ class ScaleTrainer(Trainer):
         require("input_learning_rate", input_learning_rate, float | None)
         super().__init__(*args, **kwargs)
         require_calibrated(self.model)
+        for module in self.model.modules():
+            if isinstance(module, Uniform) and module.together is None:
+                module.together = True  # ranges see the batches of all processes
         self.scale_learning_rate = scale_learning_rate
         self.input_learning_rate = input_learning_rate
 
@@ -220,4 +224,15 @@ def optimizer_with_scales(
             for kind, rate in rates.items()
         ),
     ]
-    return cls([s for s in settings if s["params"]], **kwargs)
+    optimizer = cls([s for s in settings if s["params"]], **kwargs)
+    optimizer.register_load_state_dict_post_hook(as_elements)
+    return optimizer
+
+
+def as_elements(optimizer: torch.optim.Optimizer) -> None:
+    """Give moments of scales one element where a checkpoint is older and has scalars, in place."""
+    for parameter, state in optimizer.state.items():
+        for name, value in state.items():
+            older = isinstance(value, Tensor) and value.dim() == 0 and name != "step"
+            if older and parameter.shape == (1,):
+                state[name] = value[None]

@@ -30,7 +30,7 @@ from .lsq import LSQ, LSQPlus
 from .named_points import Point, Positions, Spot, Vector
 from .ranges import Uniform
 from .rounding import fake_quantize, hold, integer_range, positive, round_ste
-from .running_ranges import RunningRange, clamp_rates, switch
+from .running_ranges import RunningRange, clamp_rates, switch, synchronize
 from .sawb import SAWB, Ternary
 from .weight_edit import WeightEdit, groups_of, weights_to_quantize
 
@@ -69,6 +69,7 @@ __all__ = [
     "start_bounds",
     "start_scale",
     "switch",
+    "synchronize",
     "truncation",
     "uncalibrated",
     "weights_to_quantize",

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ..arguments import require_model, require_numbers
+from ..arguments import require_gathered, require_model, require_numbers
 from ..precision import is_finite
 from ..stages import is_quantizer
 
@@ -37,7 +37,8 @@ def calibrate(model: nn.Module, batches: Iterable | None = None) -> nn.Module:
         TypeError: no model; ``batches`` is one batch, or none.
     """
     require_model("calibrate", model)
-    require_numbers("calibrate", model)
+    require_gathered("calibrate", model)
+    require_numbers("calibrate", model, whole=False)
     if isinstance(batches, Sequence):
         batches = list(checked_batches(batches))  # all of them, before anything changes
     elif batches is not None:

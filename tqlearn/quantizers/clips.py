@@ -1,7 +1,7 @@
 """Quantizers that learn where to clip: KDLSQ's symmetric one, and PACT with its plus-variants."""
 
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..registry import register
 from .grid import Quantizer
@@ -46,7 +46,7 @@ class LearnedClip(Quantizer):
         self.qmax = 2 ** (bits - 1) - 1
         self.qmin = -self.qmax
         self.init, self.straight = init, straight
-        self.clip = nn.Parameter(self.unset())
+        self.clip = self.learned()
 
     @property
     def scale(self) -> Float[Tensor, "..."]:
@@ -126,9 +126,9 @@ class PACT(Quantizer):
         half = 2 ** (bits - 1) - 1
         symmetric = form == "symmetric"
         self.qmin, self.qmax = (-half - extended, half) if symmetric else (0, 2**bits - 1)
-        self.high = nn.Parameter(self.unset())
+        self.high = self.learned()
         if form == "two-sided":
-            self.low = nn.Parameter(self.unset())
+            self.low = self.learned()
 
     def bounds(self) -> tuple[Float[Tensor, "..."], Float[Tensor, "..."]]:
         """Return the clips as they are used: low at most 0, high above it."""

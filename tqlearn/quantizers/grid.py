@@ -55,6 +55,20 @@ class Quantizer(Fine):
             (self.groups, 1) if self.groups > 1 else (), torch.nan, dtype=torch.float32
         )
 
+    def learned(self) -> nn.Parameter:
+        """Return ``unset`` as a parameter: one scale is one element, for FSDP2 shards no scalars.
+
+        Buffers, which it leaves whole, stay scalars, and so does the scale of packed codes.
+        """
+        return nn.Parameter(torch.atleast_1d(self.unset()))
+
+    def _load_from_state_dict(self, state_dict: dict, prefix: str, *args: object) -> None:
+        for name, own in self._parameters.items():  # a file may be older than ``learned``
+            stored = state_dict.get(prefix + name)
+            if stored is not None and stored.dim() == 0 and own.shape == (1,):
+                state_dict[prefix + name] = stored[None]
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
     def used_scale(self) -> Float[Tensor, "..."]:
         """Return the scale that ``forward`` divides and multiplies by, before ``positive``."""
         return self.scale
@@ -114,7 +128,7 @@ def decode(
     values = codes.to(scale.dtype)
     if not codes.numel():
         return values
-    values = values.reshape(len(scale), -1) if scale.dim() else values
+    values = values.reshape(len(scale), -1) if scale.dim() > 1 else values
     values = values if zero_point is None else values - zero_point
     return (values * scale).reshape(codes.shape)
 

@@ -10,7 +10,7 @@ from math import sqrt
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..registry import register
 from .grid import Quantizer, stored_in
@@ -77,7 +77,7 @@ class LSQ(Quantizer):
             raise ValueError(f"scale_dtype is one of {[*SCALE_DTYPES]}, got {scale_dtype!r}")
         self.scale_dtype = scale_dtype
         self.signed, self.init, self.grad_factor = signed, init, grad_factor
-        self.scale = nn.Parameter(self.unset())
+        self.scale = self.learned()
 
     def start(self, rows: Float[Tensor, "rows n"]) -> None:
         """Set the scales from the rows of a tensor."""
@@ -152,7 +152,7 @@ class LSQPlus(LSQ):
         self, bits: int, init: str = "max", grad_factor: bool = True, groups: int = 1
     ) -> None:
         super().__init__(bits, True, init, grad_factor, groups)
-        self.offset = nn.Parameter(self.unset())
+        self.offset = self.learned()
 
     @property
     def zero_point(self) -> Float[Tensor, "..."]:

@@ -1,5 +1,7 @@
 """Uniform quantization between a smallest and a largest value, of now or as a running mean."""
 
+import warnings
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -29,7 +31,8 @@ class Uniform(Quantizer):
     A running range moves once per step: under gradient checkpointing as without, and on a weight
     however often the weight is read before it changes.
 
-    A running range sees padded positions too; ``running_ranges.RunningRange`` does not.
+    A running range sees padded positions too; ``running_ranges.RunningRange`` does not. Of several
+    processes each follows its own batches, unless ``running_ranges.synchronize`` says otherwise.
     ``follows`` and ``rounds`` switch its two halves, see ``running_ranges.switch``.
 
     Source: spec sheet FullyQT, sections 2 and 4; ``integer_zero`` is our addition.
@@ -42,6 +45,7 @@ class Uniform(Quantizer):
     options = {"momentum": 0.0, "signed": True, "integer_zero": False}
     follows = rounds = True
     read_before = False  # set by ``stages`` for a weight that has not changed since the last look
+    together: bool | None = None  # see ``running_ranges.synchronize``; None: nobody has said
 
     def __init__(
         self,
@@ -79,25 +83,51 @@ class Uniform(Quantizer):
 
     def start(self, rows: Float[Tensor, "rows n"]) -> None:
         """Set the range from the rows of a tensor."""
-        for name, new in zip(("low", "high"), self.range_of(rows), strict=True):
-            old = getattr(self, name)
-            setattr(self, name, new.reshape(old.shape).to(old.dtype))
+        self.low, self.high = self._shaped(*self.range_of(rows))
+
+    def _shaped(self, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
+        pairs = (low, self.low), (high, self.high)
+        return tuple(new.reshape(old.shape).to(old.dtype) for new, old in pairs)
 
     def _follow(self, rows: Float[Tensor, "rows n"]) -> None:
         if not rows.numel():  # an empty batch, or one of padding alone, tells nothing
+            if self._asks_others() and not recomputing():
+                nothing = rows.new_full((self.groups,), torch.inf)
+                self._mix(*self._shaped(*_of_all(nothing, -nothing)))
             return
         if self.momentum and recomputing():
             return self._require_newest(rows)
         if self.momentum and self.read_before and self._is_newest(rows):
             return
-        old = self.low, self.high
-        self.start(rows)
-        self._newest = self.low, self.high
+        found = self.range_of(rows)
+        self._newest = self._shaped(*found)  # of this process: what a repeated pass compares with
+        new = self._shaped(*_of_all(*found)) if self._asks_others() else self._newest
         if self.momentum:
-            for name, was in zip(("low", "high"), old, strict=True):
-                new = getattr(self, name)
-                mixed = self.momentum * was + (1 - self.momentum) * new
-                setattr(self, name, torch.where(torch.isnan(was), new, mixed))
+            self._mix(*new)
+        else:
+            self.low, self.high = new
+
+    def _mix(self, low: Tensor, high: Tensor) -> None:
+        """Move towards the range of a batch, if anyone had numbers for one."""
+        for name, new in (("low", low), ("high", high)):
+            was = getattr(self, name)
+            mixed = self.momentum * was + (1 - self.momentum) * new
+            moved = torch.where(torch.isnan(was), new, mixed)
+            setattr(self, name, torch.where(new.isinf(), was, moved) if self.together else moved)
+
+    def _asks_others(self) -> bool:
+        """Say whether to ask the other processes, if there are any; warn if nobody has said."""
+        on_weight = hasattr(self, "_stamp")  # see ``steps``: a weight is everywhere the same
+        if not self.momentum or on_weight or torch.compiler.is_compiling() or not _are_several():
+            return False
+        if self.together is None:
+            warnings.warn(
+                "a running range follows the batches of this process alone, and those of others "
+                "will differ; call tqlearn.quantizers.synchronize(model) before the training, or "
+                "synchronize(model, False) if each shall have its own",
+                stacklevel=2,
+            )
+        return bool(self.together)
 
     def _is_newest(self, rows: Float[Tensor, "rows n"]) -> bool:
         return all(
@@ -132,3 +162,16 @@ class Uniform(Quantizer):
             integer=self.integer_zero,
         )
         return out.reshape(x.shape)
+
+
+def _are_several() -> bool:
+    many = torch.distributed.is_available() and torch.distributed.is_initialized()
+    return many and torch.distributed.get_world_size() > 1
+
+
+def _of_all(low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the widest range of all processes; exact, for nothing is added up."""
+    ends = torch.cat([-low, high])
+    torch.distributed.all_reduce(ends, torch.distributed.ReduceOp.MAX)
+    low, high = ends.chunk(2)
+    return -low, high

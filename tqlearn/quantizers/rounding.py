@@ -120,7 +120,7 @@ def _pieces(x: Tensor) -> list[slice]:
 
 
 def _at(s: Tensor | None, piece: slice) -> Tensor | None:
-    return s if s is None or s.dim() == 0 else s[piece]
+    return s if s is None or s.dim() < 2 else s[piece]
 
 
 def _to_grid(v: Tensor, s: Tensor, zero: Tensor | None, qmin: int, qmax: int) -> Tensor:
@@ -142,7 +142,7 @@ def _dot(a: Tensor, b: Tensor) -> Tensor:
 class _FakeQuantize(torch.autograd.Function):
     """One walk over x forward, one over x and the gradient backward; nothing else is kept.
 
-    x is one line with a scalar scale, or (rows, n) with scales (rows, 1).
+    x is one line with one scale, or (rows, n) with scales (rows, 1).
     """
 
     @staticmethod
@@ -197,8 +197,8 @@ class _FakeQuantize(torch.autograd.Function):
 def _collected(parts: list[Tensor], scale: Tensor, factor: float) -> Tensor | None:
     if not parts:
         return None
-    total = torch.stack(parts).sum() if scale.dim() == 0 else torch.cat(parts).unsqueeze(1)
-    return total * factor
+    total = torch.stack(parts).sum() if scale.dim() < 2 else torch.cat(parts)
+    return total.reshape(scale.shape) * factor
 
 
 def fake_quantize(
@@ -234,7 +234,7 @@ def fake_quantize(
     sheet KDLSQ, 2.1 to 2.3; spec sheet Deep Compression, section 4.
     """
     wide = widened(x)
-    flat = wide.reshape(-1) if scale.dim() == 0 else wide
+    flat = wide.reshape(-1) if scale.dim() < 2 else wide
     switches = (through, strict, residual, integer)
     out = _FakeQuantize.apply(flat, scale, offset, qmin, qmax, factor, *switches)
     return out.reshape(x.shape).to(x.dtype)

@@ -129,6 +129,22 @@ def switch(model: nn.Module, *, follows: bool = True, rounds: bool = True) -> nn
     return model
 
 
+def synchronize(model: nn.Module, together: bool = True) -> nn.Module:
+    """Let running ranges of activations see the batches of all processes, in place.
+
+    Each step takes the smallest and the largest value of all: exactly the range of one process with
+    the whole batch, at the cost of one small message per range. All processes must call the same
+    layers in the same order, as data-parallel training does. A saved model does not remember it.
+
+    Args:
+        together: False lets each process follow its own, without a warning.
+    """
+    for module in model.modules():
+        if isinstance(module, Uniform):
+            module.together = together
+    return model
+
+
 @torch.no_grad()
 def clamp_rates(model: nn.Module, batches: Iterable) -> dict[str, float]:
     """Return the share of real entries that each running range clamps, by name of its place.

@@ -36,6 +36,7 @@ from ..hf import running, translation
 from ..hf.delayed import QuantizeFromStep, StopAfter
 from ..hf.resuming import require_whole
 from ..quantizers.calibration import calibrate_weights
+from ..quantizers.running_ranges import synchronize
 from ..writing import folder_beside
 
 FLOAT = 32
@@ -116,7 +117,7 @@ def callbacks(model, arguments):
 def quantized(model, arguments):
     """Return a student with quantizers everywhere; those of a float run rest."""
     bits = 8 if arguments.bits == FLOAT else arguments.bits
-    return compress(model, plan(bits, arguments.bucket, arguments.zero_care))
+    return synchronize(compress(model, plan(bits, arguments.bucket, arguments.zero_care)))
 
 
 def own_copy(checkpoint, folder, student):

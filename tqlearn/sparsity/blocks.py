@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from ..precision import Fine
 from ..registry import register
 from ..stages import chain_of
+from ..steps import at_hand
 from .movement import FINAL, Straight, blocks_kept
 
 
@@ -107,7 +108,8 @@ class BlockMask(Fine):
     def kept(self) -> Bool[Tensor, "rows columns"]:
         """Return which blocks stay at this moment."""
         tau = self.present if self.training else self.threshold
-        return blocks_kept(self.source.scores, tau, self.minimum).reshape(self.grid)
+        with at_hand(self.source):
+            return blocks_kept(self.source.scores, tau, self.minimum).reshape(self.grid)
 
     def spread(self, blocks: Tensor) -> Tensor:
         """Return the matrix that repeats every block's number over its block."""
@@ -119,8 +121,10 @@ class BlockMask(Fine):
         return self.spread(self.kept())
 
     def forward(self, weight: Float[Tensor, "out in"]) -> Float[Tensor, "out in"]:
-        scores = self.source.scores.reshape(self.grid)
-        return weight * self.spread(Straight.apply(scores, self.kept())).to(weight.dtype)
+        with at_hand(self.source):
+            kept = self.kept()  # refuses scores that are not here
+            scores = self.source.scores.reshape(self.grid)
+            return weight * self.spread(Straight.apply(scores, kept)).to(weight.dtype)
 
     def fix(self, kept: Bool[Tensor, "rows columns"]) -> None:
         """Decide by hand which blocks stay, at any threshold; the scores learn nothing after."""

@@ -9,6 +9,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from ..arguments import is_sharded
+
 FINAL = 0.1  # the threshold at the end of training, of sigmoid(score)
 
 
@@ -82,11 +84,20 @@ def blocks_kept(
         minimum: share of the blocks that stays in any case, the highest scores first: with fewer
             than floor(minimum * blocks) + 1 survivors these are kept instead. 0: no such guard.
 
+    Raises:
+        ValueError: FSDP2 has the scores in shards at this moment.
+
     Source: spec sheet Block Pruning, 3.1 and 3.5.
 
     >>> blocks_kept(torch.tensor([-3.0, -2.0, 0.0]), 0.1).tolist()
     [False, True, True]
     """
+    if is_sharded(scores):
+        raise ValueError(
+            "the scores of a block mask are sharded at this moment, with another part of the model "
+            "than its weight or outside of a forward pass; give all layers whose masks share a "
+            "group to one call, fully_shard([layer, layer]), and gather the model to look at it"
+        )
     kept = scores.detach().sigmoid() > threshold
     if minimum > 0:
         least = min(int(minimum * scores.numel()) + 1, scores.numel())

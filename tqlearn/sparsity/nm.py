@@ -137,6 +137,8 @@ def zeroed(weight: Float[Tensor, "..."], mask: Bool[Tensor, "..."]) -> Float[Ten
     That one goes number by number on a CPU, this comparison by whole registers. It takes a mask in
     floats, so it works piece by piece, and not where the mask is kept for a gradient.
     """
+    if weight.is_meta or mask.is_meta:  # on its way from a disk: nothing to compute with yet
+        return torch.empty_like(weight, device="meta")
     if weight.device.type != "cpu" or (weight.requires_grad and torch.is_grad_enabled()):
         return weight.masked_fill(~mask, 0)
     rows, found = max(1, PIECE * len(weight) // max(1, weight.numel())), torch.empty_like(weight)

@@ -66,6 +66,11 @@ def check(layout: dict, tensors: Mapping[str, Stored], dense: Iterable[str] = ()
         )
 
 
+def fits(stored: Sequence[int], wanted: Sequence[int]) -> bool:
+    """Say whether a stored shape is the wanted one: scales of one element once were scalars."""
+    return tuple(stored) == tuple(wanted) or (tuple(stored), tuple(wanted)) == ((), (1,))
+
+
 def unsaved(module: nn.Module) -> list[torch.Tensor]:
     """Return the buffers that a module computes by itself and no file holds."""
     saved = set(module.state_dict())
@@ -201,11 +206,11 @@ def _check_tensor(wanted: Wanted, tensors: Mapping[str, Stored]) -> None:
     found = tensors.get(name)
     if found is None:  # conversions of transformers may have given it another name
         alike = [n for n, t in tensors.items() if n.endswith(name.rpartition(".")[2])
-                 and (shape is None or t.shape == shape)]  # fmt: skip
+                 and (shape is None or fits(t.shape, shape))]  # fmt: skip
         if not alike and not OURS.search(name):
             refuse(f"the file has no {name!r} of {shape}, which the layout needs")
         return
     if not found.floats if kind == "F" else found.dtype != kind:
         refuse(f"{name!r} is of type {found.dtype}, the layout needs {kind}")
-    if shape is not None and found.shape != shape:
+    if shape is not None and not fits(found.shape, shape):
         refuse(f"{name!r} has shape {found.shape} in the file, {shape} by the layout")

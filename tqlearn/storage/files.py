@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ..arguments import require, require_model, require_numbers
 from ..writing import beside
-from .checks import check, unsaved
+from .checks import check, fits, unsaved
 from .digests import KEY, Stored, read, seal, verify
 from .layout import describe, rebuild
 from .specs import parse
@@ -126,7 +126,7 @@ def _check_fit(
             continue
         if stored is None:
             raise ValueError(f"the file has no {name!r}")
-        if stored.shape != tuple(tensor.shape) or stored.floats != tensor.is_floating_point():
+        if not fits(stored.shape, tensor.shape) or stored.floats != tensor.is_floating_point():
             raise ValueError(
                 f"{name!r} is {stored.dtype} of {stored.shape} in the file, the model needs "
                 f"{tensor.dtype} of {tuple(tensor.shape)}"

@@ -18,6 +18,7 @@ from ..quantizers.grid import Quantizer, decode, grid_is_a_scale, stored_in
 from ..quantizers.rounding import positive
 from ..registry import build, register, spec_of
 from ..shapes import packed_bytes
+from ..steps import at_hand
 from .coded import Coded
 from .codes import CHUNK, WORD, look_up, pack_bits, unpack_bits
 
@@ -55,8 +56,9 @@ class Packed(Fine):
         like = None if quantizer is None else build(quantizer)
         plain = like is None or grid_is_a_scale(like)
         self.grid = None if plain else like.requires_grad_(False).eval()
-        scale = like.scale.detach() if like is not None and plain else None
-        if scale is not None:
+        scale = None
+        if like is not None and plain:
+            scale = like.unset() if isinstance(like, Quantizer) else like.scale.detach()
             scale = torch.full_like(scale, torch.nan, dtype=stored_in(like) or scale.dtype)
         self.register_buffer("scale", scale)
         self.dtype = torch.get_default_dtype()
@@ -88,7 +90,8 @@ class Packed(Fine):
     def _take(self, q: nn.Module) -> "Packed":
         if self.grid is None:
             used = q.used_scale() if isinstance(q, Quantizer) else q.scale
-            self.scale = positive(used.detach()).to(stored_in(q) or used.dtype, copy=True)
+            used = positive(used.detach()).reshape(self.scale.shape)
+            self.scale = used.to(stored_in(q) or used.dtype, copy=True)
         else:
             self.grid = copy.deepcopy(q).requires_grad_(False).eval()
         return self
@@ -106,9 +109,10 @@ class Packed(Fine):
         return self._stream(q, values)
 
     def _decode(self, codes: Int[Tensor, "..."]) -> Float[Tensor, "..."]:
-        plain = self.grid is None
-        values = decode(codes, widened(self.scale)) if plain else self.grid.decode(codes)
-        return values.to(self.dtype)
+        if self.grid is None:
+            return decode(codes, widened(self.scale)).to(self.dtype)
+        with at_hand(self.grid):
+            return self.grid.decode(codes).to(self.dtype)
 
     def blank(self, like: Tensor) -> Tensor:
         """Return an empty stream, to be loaded, on the device of a tensor."""

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
+from ..arguments import is_sharded
 from ..kinds import is_conv1d, keep_hooks, noted_on, relink
 from ..stages import Cores
 
@@ -126,6 +127,26 @@ def follow(module: nn.Module, key: str, owner: nn.Module, of: str) -> None:
         shown = {key: property(lambda self: _look(self, key)), "__module__": cls.__module__}
         module.__class__ = type(cls.__name__, (cls,), shown)
     module._follows = follows | {key: (owner, of)}
+    if gather not in module._forward_pre_hooks.values():
+        module.register_forward_pre_hook(gather)
+
+
+def gather(module: nn.Module, inputs: tuple) -> None:
+    """Forward hook: let FSDP2 bring the owner's numbers together where they are a group by
+    themselves, as ``accelerate`` makes of a table. The backward pass sends them apart again.
+
+    Raises:
+        ValueError: they are sharded with another part of the model, which is not at work now.
+    """
+    for key, (owner, of) in getattr(module, "_follows", {}).items():
+        if any(map(is_sharded, owner.parameters())):
+            if not hasattr(owner, "unshard"):
+                raise ValueError(
+                    f"{key} of this {type(module).__name__} is {of} of a {type(owner).__name__} "
+                    "that is sharded with another part of the model; give both to one call, "
+                    "fully_shard([table, norm, head]), or leave both to the whole model's"
+                )
+            owner.unshard()
 
 
 def _look(module: nn.Module, key: str) -> Tensor:

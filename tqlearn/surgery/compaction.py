@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from ..arguments import require_model
+from ..arguments import require_gathered, require_model
 from ..kinds import is_conv1d, linear_of
 from ..sparsity.anatomy import transformer_layers
 from ..stages import is_quantizer
@@ -110,6 +110,7 @@ def compact(model: nn.Module, rule: str = "exact") -> nn.Module:
 def _plain(model: nn.Module, rule: str) -> nn.Module:
     """Return a copy with baked masks, after all checks."""
     require_model("compact", model)
+    require_gathered("compact", model)
     if rule not in RULES:
         raise ValueError(f"rule is 'exact' or 'authors', got {rule!r}")
     matrices = {name for layer in transformer_layers(model) for name in layer.matrices}

@@ -8,7 +8,7 @@ import warnings
 
 from torch import nn
 
-from ..arguments import require, require_model, require_numbers
+from ..arguments import require, require_gathered, require_model, require_numbers
 from ..kinds import conv1d_of
 from ..quantizers.inputs import lift
 from ..sparsity.blocks import tie
@@ -104,6 +104,7 @@ def pack(model: nn.Module, *, keep_floats: bool = False) -> nn.Module:
 def unpack(model: nn.Module) -> nn.Module:
     """Return a trainable copy of a packed model: floats under the quantizers of the codes."""
     require_model("unpack", model)
+    require_gathered("unpack", model)
     return attach_layout(unpack_tensors(copied(model)))
 
 
@@ -117,6 +118,7 @@ def bake(model: nn.Module, *, dense: bool = False) -> nn.Module:
     """
     require_model("bake", model)
     require("bake: dense", dense, bool)
+    require_gathered("bake", model)
     plain = bake_tensors(copied(model, behind_stages(model)))
     if dense:
         made = {}
