@@ -86,7 +86,7 @@ def test_a_student_writes_the_same_in_onnxruntime(script, tmp_path):
 
 
 def test_the_page_has_a_line_per_row(script, tmp_path):
-    page = script("readme_language")
+    page = script("readme_peers")
     assert page.sections(tmp_path).count("Not measured yet") == 2
     head = {"command": "python benchmarks/x.py --y", "date": "2026-01-02", "machine": "M"}
     table = {"float": (32.0, 20.0), "2 bits": (2.5, 1234.5, 3.0), "4 bits": (4.25, 23.456, 0.12345)}
