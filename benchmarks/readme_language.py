@@ -9,15 +9,16 @@ from readme_runtime import drawn
 def distilled(results: Path) -> str:
     """Return what few bits cost before and after training, and which rates were tried."""
     found = read(results, "smollm2_distill")
-    if found is None:
+    rows = [] if found is None else found["rows"]
+    arms = [row for row in rows if "perplexity" in row["metrics"]]
+    if not arms:
         return nothing("smollm2_distill")
-    arms = [row for row in found["rows"] if "perplexity" in row["metrics"]]
     lines = [judged(row) | lessons(row["metrics"]) for row in arms]
-    tried = [row for row in found["rows"] if row not in arms]
+    tried = [row for row in rows if row not in arms]
     rates = ", ".join(f"{row['model'].split('rate ')[1]}: {held_out(row)}" for row in tried)
     said, settings = "", found["settings"]
     if tried:
-        said = f"Loss on held-out training text after {settings['pilot']} steps: {rates}.\n"
+        said = f"\nLoss on held-out training text after {settings['pilot']} steps: {rates}.\n"
     return source(found, "smollm2_distill") + drawn(lines) + said
 
 

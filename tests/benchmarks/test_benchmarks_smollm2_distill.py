@@ -133,7 +133,9 @@ def test_the_page_shows_both_tables(script, tmp_path):
     shown = language.distilled(tmp_path)
     assert "| a | 2.0 MB | 2.5e+07 | 1.500 |  |  |  |  |" in shown and "999 tokens" in shown
     assert "| b | 2.0 MB | 1,234.6 | 1.500 | 8 | 8,192 | 0.26 | 0.0001 |" in shown
-    assert "after 4 steps: 0.001: 1.250." in shown
+    assert "\n\nLoss on held-out training text after 4 steps: 0.001: 1.250." in shown
+    (tmp_path / "smollm2_distill.json").write_text(json.dumps(head | {"rows": [tried]}))
+    assert "Not measured yet" in language.distilled(tmp_path), "a rate is no student"
     (tmp_path / "smollm2_structure.json").write_text(
         json.dumps(head | {"rows": [row | {"metrics": row["metrics"] | {"weights": 0.8752}}]})
     )
@@ -143,8 +145,25 @@ def test_the_page_shows_both_tables(script, tmp_path):
 
 
 def test_the_committed_structures():
-    """What the page says in words: zeros cost least, and factors most, at equal numbers."""
-    rows = rows_of("smollm2_structure")
-    assert not result("smollm2_structure")["quick"]
+    """What the page says in words."""
+    found, rows = result("smollm2_structure"), rows_of("smollm2_structure")
+    assert not found["quick"] and found["settings"]["tokens"] >= 8_192
     nats = {name: math.log(row["metrics"]["perplexity"]) for name, row in rows.items()}
+    kl = {name: row["metrics"].get("kl", 0.0) for name, row in rows.items()}
+    left = {name: row["metrics"]["weights"] for name, row in rows.items()}
     assert nats["float"] == min(nats.values())
+    kinds = ("low rank", "tensor train", "Kronecker")
+    factors = [kl[name] for name in rows if name.startswith(kinds)]
+    assert min(factors) > kl["2:4 by magnitude, all"] > 2 * kl["2:4 by SparseGPT, all"]
+    for kind in ("low rank", "tensor train"):
+        ffn, attention = (kl[f"{kind}, {part} 1.33x smaller"] for part in ("FFN", "attention"))
+        assert ffn > attention > 5
+    pair = kl["low rank, FFN 1.33x smaller"]
+    assert kl["tensor train, FFN 1.33x smaller"] == pytest.approx(pair, rel=0.05)
+    assert kl["Kronecker, FFN 1.33x smaller"] == pytest.approx(pair, rel=0.2)
+    assert 5 < kl["low rank, FFN 1.05x smaller"] < pair < kl["FFN, 6 of 8 dimensions"]
+    heads, thin = "attention, 2 of 3 groups of heads", "low rank, attention 1.33x smaller"
+    assert kl[heads] < kl[thin] and left[heads] < left[thin]
+    blocks, zeros = "blocks of 16 x 16, 7 of 8", "2:4 by magnitude, all"
+    assert kl[blocks] > kl[zeros] and left[blocks] > left[zeros]
+    assert rows[blocks]["bytes"] == rows["float"]["bytes"]
