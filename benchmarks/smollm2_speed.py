@@ -1,6 +1,6 @@
 """SmolLM2-135M when it writes: tokens per second, memory, seconds of loading, bytes of the file.
 
-    TQLEARN_DATA=FOLDER python benchmarks/smollm2_speed.py       # half an hour on a quiet machine
+    TQLEARN_DATA=FOLDER python benchmarks/smollm2_speed.py       # 40 minutes on a quiet machine
     TQLEARN_DATA=FOLDER python benchmarks/smollm2_speed.py --only writes --threads 1 --again
     pip install --no-deps torchao==0.18.0 optimum-quanto==0.2.7 llama-cpp-python==0.3.16 diskcache
 

@@ -78,6 +78,7 @@ def test_codes_count_at_their_bits_and_zero_zero_points_nothing(bench):
     assert bench.stored_bits(layer, 4) == 512 * 4 + 8 * (16 + 8)
 
 
+@pytest.mark.filterwarnings("ignore")  # theirs
 @pytest.mark.parametrize("name, bits", [
     ("torchao int4 per 64", 4.5), ("torchao int4 per 64, through zero", 4.25),
     ("quanto qint4 per 64", 4.5), ("quanto qint2 per 64", 2.5), ("quanto qint8", 8 + 16 / 192),

@@ -122,3 +122,22 @@ def test_the_committed_run():
         assert table["metrics"]["tied"] is True
         held = table["metrics"]["resident"] / rows["torch FP32" + at]["metrics"]["resident"]
         assert held < 0.5
+
+
+@pytest.mark.filterwarnings("ignore")  # theirs
+@pytest.mark.parametrize("name", ["torchao int4", "torchao int8", "quanto qint4"])
+def test_where_a_peer_is_installed_its_file_writes_what_it_did(script, name, tmp_path):
+    speed, engines = script("smollm2_speed"), script("smollm2_engines")
+    coder, room = speed.CODERS[name]
+    pytest.importorskip(room)
+    model = script("smollm2").tiny().model
+    held = speed.coded(model, coder, torch.bfloat16)
+    torch.save(held, tmp_path / "model.pt")
+    halves = 2 * sum(p.numel() for p in model.parameters())
+    assert (tmp_path / "model.pt").stat().st_size < 0.8 * halves
+    spec = {"engine": "whole", "file": str(tmp_path / "model.pt"), "threads": 1, "imports": [room]}
+    engine = engines.Torch(spec)
+    engine.load()
+    ids = torch.tensor([[3, 5, 7, 9]])
+    wanted = held.generate(ids, **engines.greedy(ids, 6))[0, 4:].tolist()
+    assert engine.write(ids[0].tolist(), 6)[0] == wanted
