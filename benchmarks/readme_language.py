@@ -16,9 +16,10 @@ def distilled(results: Path) -> str:
     lines = [judged(row) | lessons(row["metrics"]) for row in arms]
     tried = [row for row in rows if row not in arms]
     rates = ", ".join(f"{row['model'].split('rate ')[1]}: {held_out(row)}" for row in tried)
-    said, settings = "", found["settings"]
+    said = ""
     if tried:
-        said = f"\nLoss on held-out training text after {settings['pilot']} steps: {rates}.\n"
+        steps = found["settings"]["lessons"]["pilot"]
+        said = f"\nLoss on held-out training text after {steps} steps: {rates}.\n"
     return source(found, "smollm2_distill") + drawn(lines) + said
 
 

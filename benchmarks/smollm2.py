@@ -21,9 +21,10 @@ last), and each new row is written at once: a run that was stopped goes on. ``--
 random Llama that reads bytes of embedded text.
 """
 
+import argparse
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import common
@@ -163,18 +164,41 @@ def kept(args: object, settings: dict) -> dict[str, dict]:
     return {row["model"]: row for row in old["rows"]} if same else {}
 
 
-def main():
-    """Measure what is missing, and write the table after each row."""
-    parser = common.parser("smollm2", __doc__.splitlines()[0])
+def asked(
+    name: str, about: str, methods: dict, quick: list[str], tokens: int
+) -> tuple[argparse.Namespace, list[str]]:
+    """Read the command line of a table of methods, and the names of the rows it wants."""
+    parser = common.parser(name, about)
     parser.add_argument("--rows", nargs="+", metavar="NAME", help="these alone")
-    parser.add_argument("--tokens", type=int, default=100_000)
+    parser.add_argument("--tokens", type=int, default=tokens)
     parser.add_argument("--minutes", type=float, help="begin no row after this time")
     args = parser.parse_args()
-    names = args.rows or (QUICK if args.quick else [*METHODS])
-    if unknown := set(names) - set(METHODS):
-        parser.error(f"no such rows: {sorted(unknown)}; there are {[*METHODS]}")
-    torch.set_num_threads(1)
+    names = args.rows or (quick if args.quick else [*methods])
+    if unknown := set(names) - set(methods):
+        parser.error(f"no such rows: {sorted(unknown)}; there are {[*methods]}")
+    return args, names
+
+
+def in_time(names: list[str], minutes: float | None) -> Iterator[str]:
+    """Yield names until the minutes are over."""
     begin = time.monotonic()
+    for name in names:
+        if minutes is not None and time.monotonic() - begin > 60 * minutes:
+            print(f"{name} and what follows: not begun within {minutes:g} minutes")
+            return
+        yield name
+
+
+def store(name: str, methods: dict, rows: dict, args: argparse.Namespace, settings: dict) -> None:
+    """Write a table: rows of today's methods in their order, then what older calls have left."""
+    order = [*(n for n in methods if n in rows), *(n for n in rows if n not in methods)]
+    common.write(name, None, [rows[n] for n in order], args, settings=settings)
+
+
+def main():
+    """Measure what is missing, and write the table after each row."""
+    args, names = asked("smollm2", __doc__.splitlines()[0], METHODS, QUICK, 100_000)
+    torch.set_num_threads(1)
     subject = tiny() if args.quick else smollm2(args.tokens)
     rows = kept(args, subject.settings)
     missing = [name for name in names if name not in rows]
@@ -182,21 +206,12 @@ def main():
     for name in names:
         if name not in missing:
             print(f"{name}: measured before, kept", flush=True)
-    for name in missing:
-        if args.minutes is not None and time.monotonic() - begin > 60 * args.minutes:
-            print(f"{name} and what follows: not begun within {args.minutes:g} minutes")
-            return
+    for name in in_time(missing, args.minutes):
         rows[name] = subject.measured(name)
         print(rows[name], flush=True)
-        store(rows, args, subject.settings)
+        store("smollm2", METHODS, rows, args, subject.settings)
     if not missing:  # the same table, under the command that asks for it
-        store(rows, args, subject.settings)
-
-
-def store(rows, args, settings):
-    """Write the table: rows of today's methods in their order, then what older calls have left."""
-    order = [*(n for n in METHODS if n in rows), *(n for n in rows if n not in METHODS)]
-    common.write("smollm2", None, [rows[n] for n in order], args, settings=settings)
+        store("smollm2", METHODS, rows, args, subject.settings)
 
 
 if __name__ == "__main__":

@@ -230,7 +230,8 @@ def main():
     lessons = QUICK if args.quick else Lessons()
     windows = ids[: len(ids) // lessons.window * lessons.window].view(-1, lessons.window)
     taught, held_out = windows[: -lessons.held_out], windows[-lessons.held_out :]
-    settings = subject.settings | vars(lessons) | {"rates": [*lessons.rates], "per": PER}
+    settings = subject.settings | {"per": PER}  # windows of the text that judges, and of lessons
+    settings["lessons"] = vars(lessons) | {"rates": [*lessons.rates]}
     settings |= {"taught": f"{len(taught)} windows", "precision": "bfloat16 in training"}
     rows = kept(args, settings)
     school = School(subject, taught, held_out, lessons, args.work, deadline, args.seed)

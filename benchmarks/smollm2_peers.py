@@ -22,15 +22,13 @@ are kept, and each new one is written at once. A peer that is not installed is n
 are left out. ``--quick`` takes a tiny random Llama.
 """
 
-import time
 from collections.abc import Callable
 from fnmatch import fnmatch
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 
-import common
 import torch
-from smollm2 import LAYERS, kept, smollm2, tiny
+from smollm2 import LAYERS, asked, in_time, kept, smollm2, store, tiny
 from torch import nn
 
 import tqlearn as tq
@@ -186,36 +184,21 @@ def missing_peers(versions: dict[str, str]) -> set[str]:
 
 def main() -> None:
     """Measure what is missing, and write the table after each row."""
-    parser = common.parser("smollm2_peers", __doc__.splitlines()[0])
-    parser.add_argument("--rows", nargs="+", metavar="NAME", help="these alone")
-    parser.add_argument("--tokens", type=int, default=100_000)
-    parser.add_argument("--minutes", type=float, help="begin no row after this time")
-    args = parser.parse_args()
-    names = args.rows or (QUICK if args.quick else [*METHODS])
-    if unknown := set(names) - set(METHODS):
-        parser.error(f"no such rows: {sorted(unknown)}; there are {[*METHODS]}")
+    args, names = asked("smollm2_peers", __doc__.splitlines()[0], METHODS, QUICK, 100_000)
     torch.set_num_threads(1)
-    begin, left_out = time.monotonic(), missing_peers(VERSIONS)
+    left_out = missing_peers(VERSIONS)
     subject = tiny() if args.quick else smollm2(args.tokens)
     rows = kept(args, subject.settings)
     for name in names:
         if name in rows:
             print(f"{name}: measured before, kept", flush=True)
-        elif METHODS[name][0] not in left_out:
-            if args.minutes is not None and time.monotonic() - begin > 60 * args.minutes:
-                print(f"{name} and what follows: not begun within {args.minutes:g} minutes")
-                return
-            rows[name] = measured(name, subject)
-            print(rows[name], flush=True)
-            store(rows, args, subject.settings)
-    if rows:  # the same table, under the command that asks for it
-        store(rows, args, subject.settings)
-
-
-def store(rows: dict[str, dict], args: object, settings: dict) -> None:
-    """Write the table, rows in the order of the methods."""
-    order = [*(n for n in METHODS if n in rows), *(n for n in rows if n not in METHODS)]
-    common.write("smollm2_peers", None, [rows[n] for n in order], args, settings=settings)
+    missing = [n for n in names if n not in rows and METHODS[n][0] not in left_out]
+    for name in in_time(missing, args.minutes):
+        rows[name] = measured(name, subject)
+        print(rows[name], flush=True)
+        store("smollm2_peers", METHODS, rows, args, subject.settings)
+    if rows and not missing:  # the same table, under the command that asks for it
+        store("smollm2_peers", METHODS, rows, args, subject.settings)
 
 
 if __name__ == "__main__":

@@ -16,12 +16,10 @@ training paragraphs. Nothing is chosen by what is measured. Rows that the JSON h
 settings are kept, and each new row is written at once. ``--quick`` takes a tiny random Llama.
 """
 
-import time
 from collections.abc import Callable
 
-import common
 import torch
-from smollm2 import Subject, kept, smollm2, tiny
+from smollm2 import Subject, asked, in_time, kept, smollm2, store, tiny
 
 import tqlearn as tq
 from tqlearn.hf import evaluate_language
@@ -145,30 +143,19 @@ def measured(name: str, subject: Subject) -> dict:
 
 def main():
     """Measure what is missing, and write the table after each row."""
-    parser = common.parser("smollm2_structure", __doc__.splitlines()[0])
-    parser.add_argument("--rows", nargs="+", metavar="NAME", help="these alone")
-    parser.add_argument("--tokens", type=int, default=8_192)
-    parser.add_argument("--minutes", type=float, help="begin no row after this time")
-    args = parser.parse_args()
-    names = args.rows or [*METHODS]
-    if unknown := set(names) - set(METHODS):
-        parser.error(f"no such rows: {sorted(unknown)}; there are {[*METHODS]}")
+    about = __doc__.splitlines()[0]
+    args, names = asked("smollm2_structure", about, METHODS, [*METHODS], 8_192)
     torch.set_num_threads(1)
-    begin = time.monotonic()
     subject = tiny() if args.quick else smollm2(args.tokens)
     settings = subject.settings | {"looked at": f"{min(LOOKED_AT, len(subject.looked_at))} tokens"}
     rows = kept(args, settings)
     for name in names:
         if name in rows:
             print(f"{name}: measured before, kept", flush=True)
-            continue
-        if args.minutes is not None and time.monotonic() - begin > 60 * args.minutes:
-            print(f"{name} and what follows: not begun within {args.minutes:g} minutes")
-            return
+    for name in in_time([name for name in names if name not in rows], args.minutes):
         rows[name] = measured(name, subject)
         print(rows[name], flush=True)
-        order = [rows[n] for n in METHODS if n in rows]
-        common.write("smollm2_structure", None, order, args, settings=settings)
+        store("smollm2_structure", METHODS, rows, args, settings)
 
 
 if __name__ == "__main__":

@@ -110,7 +110,7 @@ def test_the_committed_students(script):
         if f"{bits} bits, distilled" in rows:
             student, start = rows[f"{bits} bits, distilled"], rows.get(f"{bits} bits, start")
             taught = student["metrics"]
-            assert taught["steps"] == found["settings"]["steps"] and taught["hours"] > 0
+            assert taught["steps"] == found["settings"]["lessons"]["steps"] and taught["hours"] > 0
             assert taught["last_loss"] < taught["first_loss"]
             if start:
                 assert start["bytes"] == student["bytes"]
@@ -127,7 +127,7 @@ def test_the_page_shows_both_tables(script, tmp_path):
     trained = {"steps": 8, "tokens_seen": 8192, "hours": 0.256, "learning_rate": 1e-4}
     tried = {"model": "b, rate 0.001", "metrics": {"held_out_kl": 1.25} | trained}
     more = row | {"model": "b", "metrics": row["metrics"] | trained | {"perplexity": 1234.56}}
-    head = {"date": "2026-01-02", "settings": {"tokens": 999, "pilot": 4}}
+    head = {"date": "2026-01-02", "settings": {"tokens": 999, "lessons": {"pilot": 4}}}
     written = head | {"rows": [row, tried, more]}
     (tmp_path / "smollm2_distill.json").write_text(json.dumps(written))
     shown = language.distilled(tmp_path)

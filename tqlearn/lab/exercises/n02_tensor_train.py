@@ -102,7 +102,10 @@ def _from_the_middle(x, cores, p):
 
 
 def _layers(generator):
-    """Square matrices, so that a transposed one runs too; outer ranks that make the order count."""
+    """Square matrices, so that a transposed one runs too; outer ranks that make the order count.
+
+    In float64: sums of large terms cancel, and a right answer in float32 differs by processors.
+    """
     for rows, columns, ranks, tokens in (
         ((3, 4, 2), (2, 4, 3), (1, 3, 5, 6, 5, 3, 1), 7),
         ((4, 3, 2), (6, 4), (1, 2, 4, 3, 4, 1), 1),
@@ -112,9 +115,10 @@ def _layers(generator):
     ):
         modes = rows + columns
         shapes = zip(ranks, modes, ranks[1:], strict=False)
-        cores = [torch.randn(shape, generator=generator) for shape in shapes]
+        cores = [torch.randn(s, generator=generator, dtype=torch.float64) for s in shapes]
         size = torch.Size(columns).numel()
-        yield torch.randn(tokens, size, generator=generator), cores, len(rows)
+        x = torch.randn(tokens, size, generator=generator, dtype=torch.float64)
+        yield x, cores, len(rows)
 
 
 def weave(table, row_modes, col_modes):
