@@ -171,7 +171,7 @@ def test_the_exercises_are_the_librarys(seed):
         leaf = x.clone().requires_grad_()
         pact(leaf).backward(g)
         mine = n05.clip_gradients(x, low, high, g, bits)
-        torch.testing.assert_close(mine, (leaf.grad, pact.low.grad, pact.high.grad))
+        torch.testing.assert_close(mine, (leaf.grad, pact.low.grad[0], pact.high.grad[0]))
 
 
 def test_clip_gradients_of_the_spec_sheet():

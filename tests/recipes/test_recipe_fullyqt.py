@@ -151,7 +151,7 @@ def test_refusals(tmp_path):
 @pytest.mark.slow
 def test_embedded_default_learns(tmp_path, monkeypatch):
     """The command of the first line in a third of its steps (at half of them BLEU is 88)."""
-    sizes = WHOLE | {"validation": 20, "test": 100}
+    sizes = WHOLE | {"validation": 10, "test": 50}
     monkeypatch.setattr(tq.data.ferry, "SIZES", sizes)
     options = ["--max_steps", "250", "--disable_tqdm", "True"]
     record = recipe.main(["--output_dir", str(tmp_path), *options])

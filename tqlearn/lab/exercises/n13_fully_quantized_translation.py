@@ -142,13 +142,11 @@ def _scaled_afterwards(q, s, low, W, bits):
 
 
 def _features(generator):
-    """In float64: the three parts cancel, and a right answer in float32 differs by processors."""
-    wide = {"generator": generator, "dtype": torch.float64}
     for n, k, m in ((5, 12, 7), (3, 40, 4), (6, 25, 9)):
         q = torch.randint(0, 256, (n, k), generator=generator).to(torch.uint8)
-        s = 0.01 * (1 + 5 * torch.rand(k, **wide))
-        low = torch.randn(k, **wide) - 0.5
-        W = torch.randn(m, k, **wide) * (1 + torch.arange(m)[:, None])
+        s = 0.01 * (1 + 5 * torch.rand(k, generator=generator))
+        low = torch.randn(k, generator=generator) - 0.5
+        W = torch.randn(m, k, generator=generator) * (1 + torch.arange(m)[:, None])
         yield q, s, low, W, 8
 
 
@@ -208,6 +206,7 @@ EXERCISES = (
     Exercise(
         id="13.3", title="a range per feature after all",
         difficulty="hard", minutes=15, answer=folded_product, cases=_features,
+        atol=1e-3,  # the parts are some hundreds and cancel: processors differ by 5e-5
         mistakes=(
             Mistake("W is rounded before it is scaled, so its rows are no integers any more",
                     _scaled_afterwards),
