@@ -35,7 +35,8 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # common.py
 
-from common import RESULTS, parser, write
+from common import parser, write
+from devices import device_for, told
 from products import CONTESTANTS, base_of
 
 SHAPES = ((768, 768), (3072, 768), (768, 3072))  # (out, in): attention, FFN up, FFN down
@@ -139,29 +140,12 @@ def rows_of(shape: tuple[int, int], tokens: int, device: torch.device, repeats: 
     return [*rows.values()]
 
 
-def told(device: torch.device) -> dict:
-    """Return what the figures depend on besides the versions of packages."""
-    if device.type != "cuda":
-        return {"name": "cpu"}
-    return {
-        "name": torch.cuda.get_device_name(device),
-        "capability": ".".join(map(str, torch.cuda.get_device_capability(device))),
-        "cuda": torch.version.cuda,
-        "cusparselt": torch.backends.cusparselt.version(),
-    }
-
-
 def main() -> None:
     """Time every shape and write the table; a CPU is good for a trial alone."""
     options = parser("gpu_kernels", __doc__)
     options.add_argument("--repeats", type=int, default=50, help="turns that count")
     args = options.parse_args()
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if device.type == "cpu" and (not args.quick or args.out.resolve().parent == RESULTS.resolve()):
-        options.error(
-            "these are times of a GPU, and torch finds no CUDA device; --quick --out FILE tries "
-            f"the script on the CPU and writes to a file outside {RESULTS.name}/"
-        )
+    device = device_for(options, args)
     sizes = [(shape, tokens) for shape in SHAPES for tokens in TOKENS]
     if args.quick:
         sizes, args.repeats = [((64, 128), 32)], 1

@@ -1,12 +1,18 @@
 """The scripts that wait for a GPU, tried small on a CPU; the kernels on a real one, if there is."""
 
+import dataclasses
+import importlib
 import json
 import runpy
 import sys
+import time
+from types import SimpleNamespace
 
 import pytest
 import torch
+import warm
 from conftest import BENCHMARKS, result
+from safetensors.torch import load_file
 
 GPU = BENCHMARKS / "gpu"
 DENSE = ("dense float16", "dense bfloat16")
@@ -126,3 +132,125 @@ def test_the_committed_table_of_kernels():
     found = result("gpu_kernels")
     assert not found["quick"] and found["device"]["name"] != "cpu" and len(found["rows"]) == 9 * 11
     check(found)
+
+
+@pytest.fixture
+def base(gpu):
+    """The script of BERT-base."""
+    return gpu("bert_base")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("task", "arms"),
+    [("sst2", ["QTC A4, 4-bit cores", "KroneckerBERT KB21"]), ("squad", ["W4A4 2:4"])],
+)
+def test_bert_base_on_a_cpu(base, quick, data_folder, tmp_path, capsys, task, arms):
+    """Out of time; then all parts of a tiny model, a few steps each; then the table alone."""
+    words = ["gpu/bert_base", task, "--data", str(data_folder), "--work", str(tmp_path / "work")]
+    words += ["--arms", *arms]
+    assert quick(*words, "--minutes", "0") is None
+    parts = 1 + 2 * len(arms)
+    said = f"BERT-base_fine-tuned_0: not begun; 0 of {parts} parts are done, call again"
+    assert said in capsys.readouterr().out
+    assert quick(*words, "--train_only") is None
+    capsys.readouterr()
+    found = quick(*words)
+    assert capsys.readouterr().out.count("done before, kept") == parts + 2 * (task == "sst2")
+    teacher, *rows = found["rows"]
+    assert found["name"] == f"gpu_bert_base_{task}" and found["device"] == {"name": "cpu"}
+    controls = [base.CONTROL_OF[base.ARMS[arm][0]] for arm in arms]
+    assert [row["model"] for row in rows] == controls + arms
+    dense, students = rows[: len(arms)], rows[len(arms) :]
+    assert all(row["bytes"] == teacher["bytes"] and row["role"] == "baseline" for row in dense)
+    for row in students:
+        assert row["role"] == "student" and row["ratio"]["file"] > 1.7
+        assert row["metrics"]["retention"] >= 0 and "seeds: " in row["note"]
+    changed = ["dense, QTC's lessons", "dense, KroneckerBERT's lessons"][: 2 * (task == "sst2")]
+    folders = [tmp_path / "work" / base.folder_name(name, 0) for name in (base.TEACHER, *changed)]
+    first, *others = (load_file(folder / "model.safetensors") for folder in folders)
+    assert all(any((x[k] != first[k]).any() for k in first) for x in others), "controls learn"
+
+
+@pytest.mark.parametrize("task", ["sst2", "squad"])
+def test_every_part_has_options_that_its_recipe_knows(base, monkeypatch, tmp_path, task):
+    """And a control differs from its students in what compresses and in the learning rate alone."""
+    calls = {}
+
+    def asked(recipe, folder, deadline, **options):
+        calls[folder.name] = recipe, options
+
+    monkeypatch.setattr(base, "run_recipe", asked)
+    args = SimpleNamespace(task=task, source="local", model=tmp_path, work=tmp_path, quick=False)
+    args.deadline = None
+    for name, (recipe, own) in [
+        (base.TEACHER, ("finetune", {})),
+        *(base.ARMS | base.CONTROLS).items(),
+    ]:
+        base.trained(name, recipe, own, args, 0)
+    assert len(calls) == 1 + len(base.ARMS) + len(base.CONTROLS) + 3  # three first stages
+    for recipe, options in calls.values():
+        module = importlib.import_module(f"tqlearn.recipes.{recipe}")
+        kinds = [vars(module)[name] for name in vars(module) if name.endswith("Arguments")]
+        assert len(kinds) == 2, "the recipe's own and the Trainer's"
+        known = {field.name for kind in kinds for field in dataclasses.fields(kind)}
+        assert set(options) <= known, (recipe, set(options) - known)
+    free = {"shapes", "bits", "setting", "dense", "phases", "method", "attention_density",
+            "dense_density", "penalty", "dense_penalty", "student", "learning_rate",
+            "final_learning_rate"}  # fmt: skip
+    for name, (recipe, _) in base.ARMS.items():
+        mine, control = (
+            calls[base.folder_name(one, 0)][1] for one in (name, base.CONTROL_OF[recipe])
+        )
+        apart = {k for k in mine | control if mine.get(k) != control.get(k)}
+        assert apart and apart <= free, (name, apart - free)
+
+
+def test_retention_is_against_the_better_of_teacher_and_control(base):
+    def run(accuracy, **more):
+        sizes = {key: {"file": 4} for key in ("bytes", "reference_bytes")}
+        return {"metrics": {"accuracy": accuracy}, "steps": 7} | sizes | more
+
+    control = base.CONTROL_OF["kdlsq_bert"]
+    records = {base.TEACHER: [run(90.0), run(92.0)], control: [run(93.0), run(97.0)]}
+    records |= {"KDLSQ 2-2-8": [run(85.5), run(85.5)]}
+    teacher, dense, student = base.rows_of(records)
+    assert (
+        teacher["metrics"] == {"accuracy": 91, "accuracy_spread": 2} and dense["role"] == "baseline"
+    )
+    assert student["metrics"]["retention"] == pytest.approx(90)
+    assert student["note"] == "7 steps; seeds: 85.50, 85.50"
+    records[control] = [run(80.0), run(82.0)]
+    assert base.rows_of(records)[2]["metrics"]["retention"] == pytest.approx(100 * 85.5 / 91)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["squad", "--source", "hub"], "the hub has SST-2 only"),
+        (["sst2", "--source", "hub"], "no text for KroneckerBERT's stage 1"),
+        (["sst2", "--arms", "KB9"], "got 'KB9'"),
+        (["sst2"], "torch finds no CUDA device"),
+    ],
+)
+def test_bert_base_refuses(base, monkeypatch, capsys, words, message):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(sys, "argv", [str(GPU / "bert_base.py"), *words])
+    with pytest.raises(SystemExit):
+        base.main()
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_recipe_that_is_out_of_time_goes_on(script, tmp_path, monkeypatch):
+    """A twentieth of a second is over before a recipe is imported: killed, then run again."""
+    monkeypatch.setattr(sys, "executable", warm.python())
+    runs = script("runs")
+    options = {"data": "digits", "teacher": "scratch", "hidden_size": 16, "num_layers": 1,
+               "max_steps": 1, "use_cpu": True, "disable_tqdm": True}  # fmt: skip
+    for left in (0.05, -1):
+        with pytest.raises(runs.OutOfTime, match="stopped|not begun"):
+            runs.run_recipe("finetune", tmp_path / "a", deadline=time.monotonic() + left, **options)
+    assert not (tmp_path / "a" / "metrics.json").exists()
+    record = runs.run_recipe("finetune", tmp_path / "a", deadline=float("inf"), **options)
+    assert record["steps"] == 1 and " --deadline" not in record["command"]
