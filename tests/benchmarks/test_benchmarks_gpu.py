@@ -10,7 +10,6 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-import warm
 from conftest import BENCHMARKS, result
 from safetensors.torch import load_file
 
@@ -241,16 +240,19 @@ def test_bert_base_refuses(base, monkeypatch, capsys, words, message):
     assert message in capsys.readouterr().err
 
 
-@pytest.mark.slow
 def test_a_recipe_that_is_out_of_time_goes_on(script, tmp_path, monkeypatch):
     """A twentieth of a second is over before a recipe is imported: killed, then run again."""
-    monkeypatch.setattr(sys, "executable", warm.python())
-    runs = script("runs")
-    options = {"data": "digits", "teacher": "scratch", "hidden_size": 16, "num_layers": 1,
-               "max_steps": 1, "use_cpu": True, "disable_tqdm": True}  # fmt: skip
-    for left in (0.05, -1):
-        with pytest.raises(runs.OutOfTime, match="stopped|not begun"):
-            runs.run_recipe("finetune", tmp_path / "a", deadline=time.monotonic() + left, **options)
-    assert not (tmp_path / "a" / "metrics.json").exists()
-    record = runs.run_recipe("finetune", tmp_path / "a", deadline=float("inf"), **options)
-    assert record["steps"] == 1 and " --deadline" not in record["command"]
+    runs, folder, made = script("runs"), tmp_path / "a", []
+
+    def inside(recipe, flags):
+        made.append((recipe, *flags))
+        folder.mkdir()
+        (folder / "metrics.json").write_text('{"steps": 1}')
+
+    for left, words in ((0.05, "stopped|not begun"), (-1, "not begun")):
+        with pytest.raises(runs.OutOfTime, match=words):
+            runs.run_recipe("finetune", folder, deadline=time.monotonic() + left, data="digits")
+    monkeypatch.setattr(runs, "_inside", inside)
+    record = runs.run_recipe("finetune", folder, True, time.monotonic() + 600, data="digits")
+    assert record == {"steps": 1} and len(made) == 1 and "--deadline" not in made[0]
+    assert made[0][-4:] == ("--output_dir", str(folder), "--resume_from_checkpoint", "last")
