@@ -124,11 +124,14 @@ def command():
 
     Without ``--minutes N``: how long one call went on is not how the numbers are made again.
     """
-    script, words = Path(sys.argv[0]), sys.argv[1:]
+    script, words = Path(sys.argv[0]).resolve(), sys.argv[1:]
+    here = Path(__file__).resolve().parent
+    folder = here if here in script.parents else script.parent
     if "--minutes" in words:
         at = words.index("--minutes")
         del words[at : at + 2]
-    return shlex.join(["python", f"{script.parent.name}/{script.name}", *words])
+    place = script.relative_to(folder.parent).as_posix()
+    return shlex.join(["python", place, *words])
 
 
 def _check(row):

@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 from argparse import ArgumentParser, Namespace
 from collections.abc import Iterable
 from pathlib import Path
@@ -15,6 +16,10 @@ from common import parser
 # the gradient of a word table is new memory in every step, and Linux hands out small pages slowly
 HUGE_PAGES = {"THP_MEM_ALLOC_ENABLE": "1"}  # torch's own switch; no number changes
 INSIDE = False  # True: every recipe runs inside this process, as ``here`` says; for tests
+
+
+class OutOfTime(Exception):
+    """The minutes are over; what was done lies in a checkpoint."""
 
 
 def task_parser(name: str, doc: str, tasks: Iterable[str]) -> ArgumentParser:
@@ -52,7 +57,9 @@ def score(metrics: dict) -> float:
     return (metrics["intent_accuracy"] + metrics["slot_f1"]) / 2
 
 
-def run_recipe(recipe: str, folder: Path, here: bool = False, **options: object) -> dict:
+def run_recipe(
+    recipe: str, folder: Path, here: bool = False, deadline: float | None = None, **options: object
+) -> dict:
     """Run ``python -m tqlearn.recipes.<recipe>`` with options and return its metrics.json.
 
     A folder whose metrics.json came from the same command (wherever the folders lay then) is not
@@ -60,9 +67,12 @@ def run_recipe(recipe: str, folder: Path, here: bool = False, **options: object)
 
     Args:
         here: inside this process, which saves a small model half of its time.
+        deadline: ``time.monotonic()`` at which the command is killed; inside this process, the time
+            from which none begins. None: it has all the time it takes.
 
     Raises:
         RuntimeError: the command failed.
+        OutOfTime: the deadline has come; given again, the command goes on from a checkpoint.
     """
     flags = [word for k, v in options.items() for word in (f"--{k}", *_words(v))]
     flags += ["--output_dir", str(folder), "--resume_from_checkpoint", "last"]
@@ -73,15 +83,19 @@ def run_recipe(recipe: str, folder: Path, here: bool = False, **options: object)
     ):
         print(f"{folder}: done before, kept")
         return json.loads(record.read_text())
+    left = None if deadline is None else deadline - time.monotonic()
+    if left is not None and left <= 0:
+        raise OutOfTime(f"{folder}: not begun")
     print(wanted, flush=True)
     if here or INSIDE:
         _inside(recipe, flags)
         return json.loads(record.read_text())
-    done = subprocess.run(
-        [sys.executable, "-m", f"tqlearn.recipes.{recipe}", *flags],
-        env={**HUGE_PAGES, **os.environ},
-        check=False,
-    )
+    command = [sys.executable, "-m", f"tqlearn.recipes.{recipe}", *flags]
+    try:
+        env = {**HUGE_PAGES, **os.environ}
+        done = subprocess.run(command, env=env, check=False, timeout=left)
+    except subprocess.TimeoutExpired as stop:
+        raise OutOfTime(f"{folder}: stopped") from stop
     if done.returncode:
         raise RuntimeError(f"{wanted} ended with exit code {done.returncode}")
     return json.loads(record.read_text())

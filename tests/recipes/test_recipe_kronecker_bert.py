@@ -31,8 +31,14 @@ def test_published_shapes_to_the_unit(setting, count):
 
 
 def test_an_unknown_setting_is_refused():
-    with pytest.raises(ValueError, match=r"settings \['KB21', 'KB8'\], not 'KB5'"):
+    with pytest.raises(ValueError, match=r"settings \['KB21', 'KB8', 'dense'\], not 'KB5'"):
         recipe.plan(SMALL, "KB5")
+
+
+def test_the_control_is_the_model_itself():
+    model = BertModel(SMALL)
+    same = tq.compress(model, recipe.plan(SMALL, "dense"))
+    assert same is not model and str(same) == str(model)
 
 
 def test_a_student_that_nothing_teaches_is_refused(tmp_path):

@@ -5,14 +5,21 @@ import multiprocessing
 import os
 import signal
 import subprocess
+from types import SimpleNamespace
 
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import DefaultFlowCallback
+from transformers import (
+    BertConfig,
+    BertForQuestionAnswering,
+    BertForSequenceClassification,
+    DefaultFlowCallback,
+)
 from warm import FRESH
 
 import tqlearn as tq
+from tqlearn.distill import soft_labels
 from tqlearn.hf import BertForJointIntentSlot, joint_config, words
 from tqlearn.recipes import qtc
 
@@ -56,9 +63,49 @@ def test_configuration_t_is_that_of_atis(data_folder):
     assert 21 < ratios[0] < 23 and 29 < ratios[1] < 30
 
 
+@pytest.mark.parametrize(
+    ("kind", "count"),
+    [(BertForSequenceClassification, 4_524_339), (BertForQuestionAnswering, 4_475_570)],
+)
+def test_configuration_a4_to_the_unit(kind, count):
+    """BERT-base with three classes, spec sheet 6.2; an answerer has no pooler and two outputs."""
+    with torch.device("meta"):
+        dense = kind(BertConfig(num_labels=3 if "Sequence" in kind.__name__ else 2))
+    plan = qtc.plan(768, qtc.QTCArguments(shapes="A4", bits=32), kind=kind.__name__)
+    shown = tq.preview(dense, plan)
+    assert sum(p.numel() for p in dense.parameters()) - shown.before + shown.after == count
+    assert 4_524_339 - 4_475_570 == 47_232 + 768 + 769  # its train, its bias, a row of the head
+
+
+def test_losses_of_a_classifier_are_those_of_its_logits():
+    """The hidden states alone until the joint stage; then the task's loss and one soft term."""
+    config = BertConfig(vocab_size=20, hidden_size=8, num_hidden_layers=1, num_attention_heads=2,
+                        intermediate_size=16, attn_implementation="eager")  # fmt: skip
+    teacher, student = (BertForSequenceClassification(config).eval() for _ in range(2))
+    inputs = {"input_ids": torch.arange(12).reshape(3, 4), "labels": torch.tensor([0, 1, 0])}
+    inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
+    said = [m(**inputs, output_hidden_states=True, output_attentions=True)
+            for m in (student, teacher)]  # fmt: skip
+    early, joint = (qtc.losses(SimpleNamespace(stage=s, joint=s == 2))(*said, inputs)
+                    for s in (1, 2))  # fmt: skip
+    assert [*early] == ["layers"] and [*joint] == ["layers", "task", "soft_classes"]
+    soft = soft_labels(said[0].logits, said[1].logits)
+    assert joint["task"] == said[0].loss and joint["soft_classes"] == soft > 0
+
+
+def test_the_control_keeps_all_weights():
+    teacher = BertForJointIntentSlot(joint_config(labels(3), labels(4)))
+    student = qtc.student_of(teacher, None, qtc.QTCArguments(dense=True))
+    assert student is not teacher and str(student) == str(teacher)
+
+
 def test_plan_options():
     with pytest.raises(ValueError, match=r"shapes for widths \[128, 384, 768\], not 100"):
         qtc.plan(100, qtc.QTCArguments())
+    with pytest.raises(ValueError, match=r"\[128, 384, 768\], not A4 for 384; add a line"):
+        qtc.plan(384, qtc.QTCArguments(shapes="A4"))
+    with pytest.raises(ValueError, match=r"not BertModel; python -m tqlearn.recipes.finetune"):
+        qtc.plan(768, qtc.QTCArguments(), kind="BertModel")
     plan = qtc.plan(384, qtc.QTCArguments(bits=8, rest_bits=8, rank=20, embedding_rank=10))
     assert plan["*.attention.*"][0].rank == (1, 16, 20, 16, 1)
     assert plan["*.word_embeddings"] == [tq.TTM(10, (16, 20, 10, 10), (4, 4, 4, 6)), tq.LSQ(8)]

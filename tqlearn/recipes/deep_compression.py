@@ -95,7 +95,7 @@ class DeepArguments:
         default="linear", metadata={"help": "linear, cosine, step, constant"}
     )
     max_length: int | None = field(
-        default=None, metadata={"help": "longest sentence, in pieces; else 64"}
+        default=None, metadata={"help": "longest row, in pieces; else 64, or 384 for questions"}
     )
 
 
@@ -217,8 +217,10 @@ def starting_model(arguments, dd):
     if arguments.teacher == "scratch" or arguments.hidden_size or arguments.num_layers:
         raise ValueError("text needs a pre-trained encoder: --teacher minilm, or a folder")
     model, tokenizer = teachers.load(arguments.teacher or "embedded")
-    if hasattr(model, "classifier") or hasattr(model.config, "intent_labels"):
+    if isinstance(model, teachers.HEADS):
         return model, tokenizer
+    if "question" in columns:
+        return teachers.answerer_from_encoder(model, tokenizer), tokenizer
     if "label" in columns:
         classes = [str(label) for label in sorted(set(dd["train"]["label"]))]
         return teachers.classifier_from_encoder(model, tokenizer, classes), tokenizer

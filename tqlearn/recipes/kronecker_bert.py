@@ -9,6 +9,7 @@
 Published: 7.7 and 21 times smaller; SST-2 on GLUE's dev set 91.1 (KB8) and 88.9 (KB21), on its test
 set 91.9 and 88.4 beside BERT-base's 93.4. What we reached: kronecker_bert_sst2.json in
 benchmarks/results. ``--ground_truth False`` leaves the labels out of stage 2, so any text will do.
+``--setting dense`` compresses nothing: a control that has the same lessons in both stages.
 
 We differ: stage 1 predicts masked words but no next sentences, and reads other text than Wikipedia;
 attention scores count where both tokens are real; the logit loss, which the paper does not define,
@@ -36,7 +37,7 @@ HELD_OUT = 100  # one text in so many tells how well stage 1 predicts masked wor
 class KroneckerArguments:
     """What to compress and how; everything else is a TrainingArguments option (of stage 2)."""
 
-    setting: str = field(default="KB8", metadata={"help": "KB8 or KB21"})
+    setting: str = field(default="KB8", metadata={"help": "KB8, KB21, or dense, a control"})
     stage: str = field(default="both", metadata={"help": "general, task or both"})
     data: str = field(default="flights", metadata={"help": "task, see tqlearn.data.load"})
     source: str | None = field(default=None, metadata={"help": "embedded, local or hub"})
@@ -63,9 +64,15 @@ class KroneckerArguments:
 
 
 def plan(config, setting="KB8", rank=1):
-    """Return the plan for a BERT of any width; at 768 it is the paper's (spec sheet, 3.1)."""
+    """Return the plan for a BERT of any width; at 768 it is the paper's (spec sheet, 3.1).
+
+    "dense" leaves all as it is.
+    """
+    if setting == "dense":
+        return {"*": []}
     if setting not in SETTINGS:
-        raise ValueError(f"KroneckerBERT has settings {sorted(SETTINGS)}, not {setting!r}")
+        known = [*sorted(SETTINGS), "dense"]
+        raise ValueError(f"KroneckerBERT has settings {known}, not {setting!r}")
     (rows, cols), ffn, row = SETTINGS[setting]
     width, inner = config.hidden_size, config.intermediate_size
     wide, narrow = (ffn, inner // ffn), (2, width // 2)

@@ -2,6 +2,8 @@
 
     python -m tqlearn.recipes.qtc --output_dir runs/qtc                    # embedded, distilled
     python -m tqlearn.recipes.qtc --setting end_to_end --data atis --source local --output_dir ...
+    python -m tqlearn.recipes.qtc --shapes A4 --teacher runs/bert_base_sst2 --data sst2_phrases \
+        --source local --output_dir runs/qtc_sst2                          # BERT-base, as on GLUE
     accelerate launch --num_processes 2 -m tqlearn.recipes.qtc ... --resume_from_checkpoint last
 
 Published: up to 63x smaller, with little loss of accuracy, on two language-understanding tasks
@@ -12,18 +14,21 @@ benchmarks/results.
 We differ: padding is masked, the attention term is summed over a row, scales learn at a rate of
 their own, student dropout is off while distilling, positions and heads may be quantized too, and
 the word table is fitted to the words of the training data before distillation starts.
+
+Distillation also takes classifiers of sentences and answerers of questions. ``--dense True`` leaves
+the student dense: a control that has the same lessons, steps and schedule.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from transformers import HfArgumentParser, TrainingArguments, set_seed
 
 from .. import LSQ, TT, TTM, calibrate, compress, data, pack, report, teachers
 from ..distill import layer_by_layer, soft_labels
-from ..hf import joint, metrics, running, words
+from ..hf import joint, running, tasks, words
 from ..hf.trainer import DistillTrainer, LayerByLayer, ScaleTrainer
 
-# width -> attention, FFN down, FFN up (down reversed), word embedding; OUT modes first
+# width or name -> attention, FFN down, FFN up (down reversed), word embedding; OUT modes first
 SHAPES = {
     128: (
         ((1, 8, 24, 8, 1), (8, 16), (16, 8)),
@@ -43,6 +48,17 @@ SHAPES = {
         ((1, 16, 20, 20, 20, 12, 1), (16, 16, 12), (8, 8, 12)),
         (30, (8, 5, 5, 4, 8), (4, 4, 4, 4, 3)),
     ),
+    "A4": (  # BERT-base on GLUE, 30,522 words: the released code's default
+        ((1, 24, 30, 24, 1), (24, 32), (32, 24)),
+        ((1, 30, 30, 30, 1), (32, 24), (48, 64)),
+        ((1, 30, 30, 30, 1), (64, 48), (24, 32)),
+        ((1, 20, 20, 20, 1), (16, 20, 10, 10), (4, 4, 8, 6)),
+    ),
+}
+HEADS = {  # kind of model -> layers in front of the heads, which are like attention's; the heads
+    "BertForJointIntentSlot": (["*_dense"], "*_classifier"),
+    "BertForSequenceClassification": (["*.pooler.dense"], "classifier"),
+    "BertForQuestionAnswering": ([], "qa_outputs"),
 }
 
 
@@ -58,6 +74,10 @@ class QTCArguments:
     bits: int = field(default=4, metadata={"help": "of every core, 2 to 8; 32 leaves floats"})
     rest_bits: int = field(default=32, metadata={"help": "of positions and heads; 32: floats"})
     scale_init: str = field(default="lsq", metadata={"help": "start of the scales: lsq, max, mse"})
+    shapes: str | None = field(
+        default=None, metadata={"help": "A4, BERT-base's on GLUE; None: those of the width"}
+    )
+    dense: bool = field(default=False, metadata={"help": "True: nothing is compressed, a control"})
     rank: int | None = field(default=None, metadata={"help": "middle rank; None: as in SHAPES"})
     embedding_rank: int | None = field(
         default=None, metadata={"help": "of the table; None: as in SHAPES"}
@@ -65,14 +85,29 @@ class QTCArguments:
     steps_per_stage: int | None = field(default=None, metadata={"help": "None: half of training"})
     final_learning_rate: float | None = field(default=None, metadata={"help": "joint stage"})
     scale_learning_rate: float = field(default=1e-5, metadata={"help": "of quantizer scales"})
-    max_length: int = field(default=64, metadata={"help": "longest sentence, in pieces"})
+    max_length: int | None = field(
+        default=None, metadata={"help": "longest row, in pieces; else 64, or 384 for questions"}
+    )
 
 
-def plan(width, arguments, init="svd", counts=None):
-    """Return the plan for a joint BERT of one of the widths in SHAPES; counts are of its words."""
-    if width not in SHAPES:
-        raise ValueError(f"QTC has shapes for widths {sorted(SHAPES)}, not {width}; add a line")
-    *linear, (ranks, rows, cols) = SHAPES[width]
+def plan(width, arguments, init="svd", counts=None, kind="BertForJointIntentSlot"):
+    """Return the plan for a BERT of one of the widths in SHAPES.
+
+    Args:
+        counts: how often each of its words occurs.
+        kind: name of its class, one of HEADS.
+    """
+    widths = [name for name in SHAPES if name != "A4"]
+    shapes = arguments.shapes or width
+    if (shapes, width) not in [("A4", 768), *zip(widths, widths, strict=True)]:
+        wanted = width if shapes == width else f"{shapes} for {width}"
+        raise ValueError(f"QTC has shapes for widths {widths}, not {wanted}; add a line")
+    if kind not in HEADS:
+        raise ValueError(
+            f"QTC compresses {[*HEADS]}, not {kind}; python -m tqlearn.recipes.finetune makes one"
+        )
+    *linear, (ranks, rows, cols) = SHAPES[shapes]
+    front, heads = HEADS[kind]
     if arguments.rank:
         linear = [
             ((*r[: len(r) // 2], arguments.rank, *r[len(r) // 2 + 1 :]), o, i) for r, o, i in linear
@@ -86,8 +121,8 @@ def plan(width, arguments, init="svd", counts=None):
         "*.attention.*": attention,
         "*.intermediate.dense": up,
         "*.output.dense": down,
-        "*_dense": attention,  # the two layers in front of the heads
-        "*_classifier": rest,
+        **dict.fromkeys(front, attention),
+        heads: rest,
         "*.position_embeddings": rest,
     }
 
@@ -101,15 +136,9 @@ def losses(schedule):
         layers = layer_by_layer(*hidden, *maps, inputs["attention_mask"], schedule.stage)
         if not schedule.joint:
             return {"layers": layers}
-        first_pieces = inputs["slot_labels"] != -100
-        intents = soft_labels(student.intent_logits, teacher.intent_logits)
-        slots = soft_labels(student.slot_logits, teacher.slot_logits, mask=first_pieces)
-        return {
-            "layers": layers,
-            "task": student.loss,
-            "soft_intents": intents,
-            "soft_slots": slots,
-        }
+        pairs = tasks.logit_pairs(student, teacher, inputs)
+        soft = {f"soft_{name}": soft_labels(s, t, mask=mask) for name, s, t, mask in pairs}
+        return {"layers": layers, "task": student.loss} | soft
 
     return terms
 
@@ -117,6 +146,18 @@ def losses(schedule):
 def callbacks(layers, arguments):
     """Return the layer-by-layer schedule."""
     return [LayerByLayer(layers, arguments.steps_per_stage, arguments.final_learning_rate)]
+
+
+def student_of(teacher, job, arguments):
+    """Return the student: its cores come from the teacher's weights, or are random end to end."""
+    if arguments.dense:
+        return compress(teacher, {"*": []})
+    start = {"init": "random"}
+    if arguments.setting == "distill":
+        rows = job.trainer["train_dataset"]
+        start = {"counts": running.word_counts(rows, teacher.config.vocab_size)}
+    kind, width = type(teacher).__name__, teacher.config.hidden_size
+    return calibrate(compress(teacher, plan(width, arguments, **start, kind=kind)))
 
 
 def main(argv=None):
@@ -128,26 +169,15 @@ def main(argv=None):
     dd = data.load(arguments.data, arguments.source, arguments.folder)
     if arguments.setting == "distill":
         teacher, tokenizer = teachers.load(arguments.teacher)
-        labels = teacher.config.intent_labels, teacher.config.slot_labels
     elif arguments.setting == "end_to_end":
         labels, tokenizer = data.labels(dd), words.word_tokenizer(dd)
         teacher = joint.BertForJointIntentSlot(joint.joint_config(*labels))
     else:
         raise ValueError(f"setting is distill or end_to_end, got {arguments.setting!r}")
-    encoded = joint.encode_joint(dd, tokenizer, *labels, arguments.max_length)
-    start = {"init": "random"}
-    if arguments.setting == "distill":
-        start = {"counts": running.word_counts(encoded["train"], teacher.config.vocab_size)}
-    student = calibrate(compress(teacher, plan(teacher.config.hidden_size, arguments, **start)))
-    shared = {
-        "args": training,
-        "train_dataset": encoded["train"],
-        "eval_dataset": encoded["validation"],
-        "data_collator": joint.JointCollator(tokenizer),
-        "compute_metrics": metrics.trainer_metrics(*labels),
-        "processing_class": tokenizer,
-        "scale_learning_rate": arguments.scale_learning_rate,
-    }
+    job = tasks.prepare(dd, tokenizer, teacher.config, arguments.max_length)
+    training = replace(training, label_names=job.label_names)
+    student = student_of(teacher, job, arguments)
+    shared = {"args": training, "scale_learning_rate": arguments.scale_learning_rate} | job.trainer
     if arguments.setting == "distill":
         schedule = callbacks(teacher.config.num_hidden_layers, arguments)
         student = running.without_dropout(student)
@@ -158,13 +188,12 @@ def main(argv=None):
     trainer.train(resume_from_checkpoint=running.newest_checkpoint(training))
     if not trainer.is_world_process_zero():
         return None
-    split = "test" if "test" in dd else "validation"
-    scores = metrics.evaluate_joint(trainer.model, tokenizer, dd[split])
+    scores = job.evaluate(trainer.model, tokenizer, dd[job.split])
     sizes = report(trainer.model, reference=teacher)
     running.save_model(pack(trainer.model), tokenizer, training.output_dir)
     print(sizes)
     return running.write_metrics(
-        "qtc", training, arguments.data, split, scores, trainer.state, **sizes.summary()
+        "qtc", training, arguments.data, job.split, scores, trainer.state, **sizes.summary()
     )
 
 
