@@ -39,7 +39,7 @@ from runs import settle, task_parser, tuned_teacher
 import tqlearn as tq
 from tqlearn import teachers
 from tqlearn.hf.running import word_counts
-from tqlearn.lab.locks import locked
+from tqlearn.locks import locked
 
 TASKS = {
     "flights": Task("flights", "embedded", "test", steps=400, seeds=5, copies=4),

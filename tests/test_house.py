@@ -33,7 +33,7 @@ PINS = environment.read_pins(ROOT / "requirements.lock")
 
 ROWS = [  # DESIGN: who may import whom; a room imports only what stands in rows before its own
     {"arguments", "extras", "spaces", "writing"},
-    {"shapes", "registry", "computed", "steps", "kinds", "precision"},
+    {"shapes", "registry", "computed", "steps", "kinds", "precision", "locks"},
     {"deferred", "guarded"},
     {"stages", "averages"},
     {"factors", "quantizers", "sparsity", "distill", "data"},

@@ -10,7 +10,8 @@ import warnings
 import pytest
 
 import tqlearn as tq
-from tqlearn.lab import ledger, locks
+from tqlearn import locks
+from tqlearn.lab import ledger
 from tqlearn.lab.student import load_student
 
 

@@ -7,10 +7,15 @@ import torch
 from tiny_llamas import tiny_llama
 from transformers import (
     BartConfig,
+    BartForConditionalGeneration,
     DynamicCache,
+    EncoderDecoderCache,
     GPT2Config,
     GPT2LMHeadModel,
     MistralConfig,
+    T5Config,
+    T5ForConditionalGeneration,
+    T5GemmaConfig,
 )
 
 import tqlearn as tq
@@ -155,7 +160,7 @@ def test_codes_are_made_once(llama):
         assert layer.get_seq_length() == 40 and seen[0].shape == key.shape
         for mine, first in zip(layer.codes, found[0][0].codes, strict=True):
             assert all(map(torch.equal, mine.tensors(), first.tensors()))
-        assert torch.equal(layer.keys, key[:, :, 32:]) and len(layer.codes[0]) == 32
+        assert torch.equal(layer.newest[0], key[:, :, 32:]) and len(layer.codes[0]) == 32
         assert torch.equal(seen[0][:, :, -last:], key[:, :, -last:]), "new tokens come as floats"
     assert torch.equal(found[0][1][0], key) and torch.equal(found[0][1][1], value)
 
@@ -290,6 +295,113 @@ def test_the_packaged_decoder_writes_the_same_at_8_bits(decoder):
         assert torch.equal(found, model.generate(ids, max_length=128, do_sample=False))
 
 
+ENDS = {"pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 1, "decoder_start_token_id": 2}
+
+
+def tiny_t5():
+    torch.manual_seed(0)
+    sizes = {"d_model": 32, "d_kv": 8, "d_ff": 48, "num_layers": 2, "num_heads": 4}
+    config = T5Config(vocab_size=100, **sizes, **ENDS)
+    return T5ForConditionalGeneration(config).eval()
+
+
+def tiny_bart():
+    """Of one layer in the encoder and two in the decoder, each with a cache."""
+    torch.manual_seed(0)
+    sizes = {"d_model": 32, "encoder_layers": 1, "decoder_layers": 2, "init_std": 0.3}
+    sizes |= {f"{side}_attention_heads": 4 for side in ("encoder", "decoder")}
+    sizes |= {f"{side}_ffn_dim": 48 for side in ("encoder", "decoder")}
+    more = {"max_position_embeddings": 64, "forced_eos_token_id": None}
+    return BartForConditionalGeneration(BartConfig(vocab_size=100, **sizes, **more, **ENDS)).eval()
+
+
+@pytest.fixture(params=[tiny_t5, tiny_bart], ids=["T5", "BART"])
+def translator(request):
+    return request.param()
+
+
+@pytest.fixture
+def source():
+    """A ragged batch."""
+    torch.manual_seed(2)
+    ids, mask = torch.randint(3, 100, (2, 21)), torch.ones(2, 21, dtype=torch.long)
+    ids[1, 15:], mask[1, 15:] = 0, 0
+    return {"input_ids": ids, "attention_mask": mask}
+
+
+@torch.no_grad()
+def forced(model, source, cache):
+    """The logits of a given text, a token at a time."""
+    torch.manual_seed(3)
+    read, found = model.get_encoder()(**source), []
+    for ids in torch.randint(3, 100, (2, 30)).split(1, 1):
+        more = {"encoder_outputs": read, "decoder_input_ids": ids, "past_key_values": cache}
+        found.append(model(attention_mask=source["attention_mask"], **more).logits)
+    return torch.cat(found, 1)
+
+
+@pytest.mark.parametrize("beams", [1, 3])
+def test_with_an_encoder_a_wide_window_writes_the_float_text(translator, source, beams):
+    cache = QuantizedCache.with_encoder(translator.config, 8, per=8, window=64)
+    more = GREEDY | {"num_beams": beams}
+    wanted = translator.generate(**source, **more)
+    assert torch.equal(translator.generate(**source, past_key_values=cache, **more), wanted)
+    assert wanted.shape == (2, 31) and cache.get_seq_length() == 30
+
+
+def test_with_an_encoder_transformers_refuses_to_crop(translator, source):
+    cache = QuantizedCache.with_encoder(translator.config, per=8)
+    ids = source["input_ids"][:1]
+    with pytest.raises(TypeError, match="only defined for dynamic cache, got QuantizedCache"):
+        translator.generate(ids, past_key_values=cache, prompt_lookup_num_tokens=3, **GREEDY)
+
+
+def test_with_an_encoder_more_bits_are_nearer(translator, source):
+    """Coded old tokens of the text alone, and of the source as well."""
+    wanted = forced(translator, source, EncoderDecoderCache(DynamicCache(), DynamicCache()))
+    lost = {}
+    for bits in (8, 2):
+        pair = [QuantizedCache.with_encoder(translator.config, bits, per=8, window=0) for _ in "12"]
+        both, own = pair[0], pair[1].self_attention_cache
+        for name, cache in (("own", EncoderDecoderCache(own, DynamicCache())), ("both", both)):
+            found = forced(translator, source, cache)
+            lost[name, bits] = float((found - wanted).norm() / wanted.norm())
+        assert len(own.layers) == 2 and len(own.layers[1].codes[0]) == 24
+        assert len(both.cross_attention_cache.layers[1].codes[0]) == 16
+    assert 0 < lost["own", 8] < 0.02 and 0 < lost["both", 8] < 0.02
+    assert lost["own", 8] != lost["both", 8] and lost["own", 2] > 10 * lost["own", 8]
+    assert lost["both", 2] > 10 * lost["both", 8]
+
+
+def test_the_source_takes_the_bytes_that_the_shapes_say(translator, source):
+    """Two texts of 21 tokens, 4 heads of 8 channels: 16 tokens are coded at 4 + 32 / 8 bits."""
+    cache = QuantizedCache.with_encoder(translator.config, 4, per=8, window=0)
+    forced(translator, source, cache)
+    numbers = 2 * 2 * 2 * 4 * 8  # layers, keys and values, texts, heads, channels
+    assert cache.cross_attention_cache.nbytes == numbers * (16 + 5 * 4)
+
+
+def test_layers_of_a_decoder_are_counted_by_themselves():
+    t5, bart = T5Config(num_layers=1, num_decoder_layers=3), BartConfig(decoder_layers=1)
+    assert [len(QuantizedCache.with_encoder(config)) for config in (t5, bart)] == [3, 1]
+    assert (t5.num_layers, t5.is_encoder_decoder, bart.encoder_layers) == (1, True, 12), "as before"
+
+
+def test_keys_and_values_of_a_layer_are_all_of_them(llama):
+    """Cross-attention reads them after its first call; new ones are the same as an update gives."""
+    key, value = states(), states(seed=1)
+    cache = QuantizedCache(llama.config, bits=4, per=8, window=8)
+    layer = cache.layers[0]
+    assert layer.keys is None and layer.values is None
+    cache.update(key, value, 0)
+    held = layer.keys, layer.values
+    seen = cache.update(key[:, :, :1], value[:, :, :1], 0)
+    for found, wanted, exact in zip(held, seen, (key, value), strict=True):
+        assert torch.equal(found, wanted[:, :, :-1]) and found.shape == exact.shape
+        assert torch.equal(found[:, :, 32:], exact[:, :, 32:])
+        assert 0 < float((found - exact)[:, :, :32].norm() / exact.norm()) < 0.1
+
+
 def test_refusals(llama):
     config = llama.config
     for settings, words in (
@@ -304,8 +416,15 @@ def test_refusals(llama):
         QuantizedCache(llama)
     with pytest.raises(ValueError, match="MistralConfig asks for DynamicSlidingWindowLayer"):
         QuantizedCache(MistralConfig(num_hidden_layers=2))
-    with pytest.raises(ValueError, match="BartConfig has an encoder"):
-        QuantizedCache(BartConfig())
+    for encoder in (BartConfig(), tiny_t5().decoder.config):
+        with pytest.raises(ValueError, match="has an encoder, .* take QuantizedCache.with_encoder"):
+            QuantizedCache(encoder)
+    with pytest.raises(ValueError, match="LlamaConfig has no encoder; take QuantizedCache.config"):
+        QuantizedCache.with_encoder(config)
+    with pytest.raises(ValueError, match="T5GemmaModuleConfig asks for DynamicSlidingWindowLayer"):
+        QuantizedCache.with_encoder(T5GemmaConfig())
+    with pytest.raises(ValueError, match="bits must be an integer from 2 to 8, got 9"):
+        QuantizedCache.with_encoder(BartConfig(), bits=9)
     cache = QuantizedCache(config)
     with pytest.raises(ValueError, match="48 channels do not divide .* take per=24"):
         cache.update(states(dim=48), states(dim=48), 0)

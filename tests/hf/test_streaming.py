@@ -27,7 +27,7 @@ PLAN = {
     "*.k_proj": [tq.LSQ(bits=4, per=16, scale_dtype="bfloat16")],
     "*": [tq.LSQ(bits=4, init="mse", per=16, scale_dtype="float16")],
 }
-SIZE = "4KB"
+SIZE, LOCK = "4KB", ".stream.lock"
 
 
 @pytest.fixture(autouse=True)
@@ -140,6 +140,50 @@ def test_a_finished_layer_leaves_memory(dense, tmp_path):
     assert max(most) < 2 * model.lm_head.weight.nbytes < sum(t.nbytes for t in model.parameters())
 
 
+BUSY = """
+import os, sys
+import tqlearn as tq
+from test_streaming import PLAN, SIZE
+
+def told(name, done, of):
+    if done == 3:
+        print("busy", flush=True)
+        sys.stdin.readline()
+
+os.fsync = lambda file: None
+tq.stream(sys.argv[1], PLAN, sys.argv[2], max_shard_size=SIZE, progress=told)
+"""
+
+
+def with_paths():
+    return {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join([*sys.path, os.environ.get("PYTHONPATH", "")]),
+    }
+
+
+def test_two_processes_at_once_do_not_mix(dense, tmp_path):
+    """The second is told which folder and what to do, and the first goes on as if alone."""
+    out = tmp_path / "out"
+    first = subprocess.Popen(
+        [*FRESH, "-c", BUSY, str(dense), str(out)],
+        env=with_paths(),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert first.stdout.readline() == "busy\n", first.communicate()[1]
+    before = contents(out)
+    for plan in (PLAN, PLAN | {"*": [tq.LSQ(bits=8)]}):  # locked before anybody reads the journal
+        with pytest.raises(ValueError, match=f"streams into {out} at .*another folder as out"):
+            streamed(dense, out, plan)
+    assert contents(out) == before and LOCK in before
+    _, said = first.communicate("go on\n")
+    assert first.returncode == 0, said
+    assert_same(out, dense.with_name("memory"))
+
+
 KILLED = """
 import os, signal, sys
 import tqlearn as tq
@@ -171,15 +215,15 @@ WHERE = [("layer", 5), ("tensor", 11), ("header", 2), ("place", 0), ("place", 3)
 def test_a_killed_call_goes_on(dense, tmp_path, monkeypatch, where, times):
     """By SIGKILL: between layers, within one, while headers are written, on the way into place."""
     out = tmp_path / "out"
-    path = os.pathsep.join([*sys.path, os.environ.get("PYTHONPATH", "")])
     run = subprocess.run(
         [*FRESH, "-c", KILLED, str(dense), str(out), where, str(times)],
-        env={**os.environ, "PYTHONPATH": path},
+        env=with_paths(),
         capture_output=True,
         text=True,
     )
     assert run.returncode == -signal.SIGKILL, run.stderr
     assert (out / WORK / JOURNAL).is_file()
+    assert (out / LOCK).is_file()  # left behind, and nobody holds it
     assert (out / "config.json").is_file() == (where == "card")  # no model before it is whole
     read, plain = [], Slices.read
     monkeypatch.setattr(Slices, "read", lambda self, name: read.append(name) or plain(self, name))

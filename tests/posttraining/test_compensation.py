@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch import nn
+from transformers.pytorch_utils import Conv1D
 
 import tqlearn as tq
 from tqlearn.posttraining import sweep
@@ -124,6 +125,66 @@ def test_outputs_suffer_less_and_pack_bit_equal(edits):
     assert torch.allclose(student(x), student.eval()(x))
 
 
+def as_conv1d(linear):
+    """GPT-2's layer with the numbers of a linear one."""
+    new = Conv1D(linear.out_features, linear.in_features)
+    new.weight, new.bias = nn.Parameter(linear.weight.detach().T.contiguous()), linear.bias
+    return new
+
+
+@pytest.mark.parametrize("per", ["tensor", "channel", 3])
+def test_a_conv1d_is_swept_by_the_normal_equations(per):
+    """Its weight lies the other way round, and so do its groups: rows of inputs, in float64."""
+    layer = as_conv1d(nn.Linear(12, 6).double())
+    layer.weight.data.copy_(W.T)
+    student = tq.calibrate(tq.compress(nn.Sequential(layer), {"0": [tq.LSQ(bits=3, per=per)]}))
+    chain = student[0].parametrizations.weight
+    scale = chain[0].scale.detach().double().reshape(-1, 1)
+    scale = scale.expand(len(scale), 72 // len(scale)).reshape(12, 6).T  # of each weight, (out, in)
+    ((nearest, compensated),) = tq.compensate(student, [X]).values()
+    h = X.T @ X / len(X)
+    damped = h + 0.01 * h.diagonal().mean() * torch.eye(12).double()
+    expected, rest = torch.empty_like(W), W.clone()
+    for k in range(12):
+        expected[:, k] = (rest[:, k] / scale[:, k]).round().clamp(-4, 3) * scale[:, k]
+        s, f = slice(0, k + 1), slice(k + 1, 12)
+        moved = (W - expected)[:, s] @ damped[s, f] @ torch.linalg.inv(damped[f, f])
+        rest[:, f] = W[:, f] + moved
+    found = student[0].weight.detach().T
+    torch.testing.assert_close(found, expected, atol=1e-6, rtol=0)
+    rounded = (W / scale).round().clamp(-4, 3) * scale
+    assert nearest == pytest.approx(error(rounded), rel=1e-6)
+    assert compensated == pytest.approx(error(expected), rel=1e-6) and compensated < nearest
+
+
+@pytest.mark.parametrize("edits", EDITS, ids=repr)
+def test_a_conv1d_suffers_less_and_packs_bit_equal(edits):
+    net, x = (
+        nn.Sequential(as_conv1d(nn.Linear(48, 32)), nn.ReLU(), as_conv1d(nn.Linear(32, 16))),
+        mixed(),
+    )
+    student = tq.calibrate(tq.compress(net, {"*": edits})).eval()
+    nearest = (student(x) - net(x)).square().mean()
+    found = tq.compensate(student, [x[:40], x[40:]])
+    assert [*found] == ["0", "2"] and all(after < before for before, after in found.values())
+    assert (student(x) - net(x)).square().mean() < nearest
+    if isinstance(edits[0], tq.TwoFour):
+        group = 8 if edits[0].pattern != "2:4" else 4
+        for k in (0, 2):
+            assert ((student[k].weight.T.reshape(-1, group) != 0).sum(1) <= group // 2).all()
+    assert torch.equal(tq.pack(student)(x), student(x))
+
+
+def test_a_conv1d_with_one_scale_is_the_linear_layer_turned_round():
+    for edits in ([tq.LSQ(bits=3)], [tq.TwoFour(), tq.SAWB(bits=4)]):
+        linear, x = nn.Linear(48, 16), mixed()
+        pair = [nn.Sequential(layer) for layer in (linear, as_conv1d(linear))]
+        pair = [tq.calibrate(tq.compress(net, {"0": edits})) for net in pair]
+        one, two = (tq.compensate(student, [x], by_size=True)["0"] for student in pair)
+        assert one == pytest.approx(two, rel=1e-5)
+        torch.testing.assert_close(pair[1][0].weight.T, pair[0][0].weight)
+
+
 def test_every_layer_sees_what_the_compressed_ones_before_it_give():
     """Swept alone with those inputs, the second layer comes out the same."""
     net, x = nn.Sequential(nn.Linear(48, 32), nn.ReLU(), nn.Linear(32, 16)), mixed()
@@ -160,12 +221,60 @@ def test_padding_is_no_data():
 def test_what_is_left_to_nearest_is_said():
     net = nn.Sequential(nn.Embedding(9, 12), nn.Linear(12, 6))
     student = tq.calibrate(tq.compress(net, {"*": [tq.LSQ(bits=4)]}))
-    with pytest.warns(UserWarning, match=r"1 weights stay rounded to nearest, the first is '0\.w"):
+    with pytest.warns(UserWarning, match=r"1 weights stay rounded to nearest, '0\.weight': comp"):
         found = tq.compensate(student, [torch.tensor([[1, 2, 3]])])
     assert [*found] == ["1"]
     student = tq.calibrate(tq.compress(net, {"0": [tq.LSQ(bits=4)]}))
     with pytest.raises(ValueError, match="no linear layer"):
         tq.compensate(student, [torch.tensor([[1, 2, 3]])])
+
+
+def test_weights_that_are_left_have_names():
+    """Tables, factors, convolutions, and a quantizer of one's own; a norm has none to move."""
+    net = nn.ModuleDict({name: nn.Linear(12, 12) for name in ("pair", "own", "last")})
+    net.update(
+        {"table": nn.Embedding(9, 12), "conv": nn.Conv1d(12, 12, 1), "norm": nn.LayerNorm(12)}
+    )
+    plan = {"pair": [tq.LowRank(rank=4), tq.LSQ(4)], "own": [own], "*": [tq.LSQ(bits=4)]}
+    student = tq.calibrate(tq.compress(net, plan))
+
+    def forward(ids):
+        x = student["conv"](student["table"](ids).mT).mT
+        return student["last"](student["norm"](student["own"](student["pair"](x))))
+
+    student.forward = forward
+    left = "'pair.core_0', 'pair.core_1', 'own.weight', 'table.weight', 'conv.weight': comp"
+    with pytest.warns(UserWarning, match=f"5 weights stay rounded to nearest, {left}"):
+        assert [*tq.compensate(student, [torch.tensor([[1, 2, 3]])])] == ["last"]
+    more = nn.Sequential(*[nn.Embedding(9, 12) for _ in range(7)], nn.Linear(12, 6))
+    student = tq.calibrate(tq.compress(more, {"*": [tq.LSQ(bits=4)]}))
+    student.forward = lambda ids: student[7](student[0](ids))
+    with pytest.warns(UserWarning, match="7 weights .*'3.weight', '4.weight' and 2 more: comp"):
+        tq.compensate(student, [torch.tensor([[1, 2, 3]])])
+
+
+class Tenths(nn.Module):
+    """A quantizer that shares nothing with ours but what ``is_quantizer`` asks for."""
+
+    bits, qmin, qmax = 4, -8, 7
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("scale", torch.tensor(0.1))
+
+    def forward(self, x):
+        return (x / self.scale).round().clamp(self.qmin, self.qmax) * self.scale
+
+    def codes(self, x):
+        return (x / self.scale).round().clamp(self.qmin, self.qmax).to(torch.int16)
+
+    def calibrate(self, x):
+        return self
+
+
+def own(module):
+    nn.utils.parametrize.register_parametrization(module, "weight", Tenths())
+    return module
 
 
 def test_layers_of_one_input_share_its_hessian(monkeypatch):

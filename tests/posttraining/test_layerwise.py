@@ -15,6 +15,7 @@ PLANS = {
     "bert": {"*.encoder.*": [tq.LSQ(3, per="channel")]},
     "albert": {"*albert_layers.*": [tq.LSQ(3)]},
     "llama": {"*.layers.*": [tq.LSQ(3, per=16)]},
+    "gpt2": {"*.h.*": [tq.LSQ(3, per=16)]},  # Conv1D
     "t5": {"*relative*": [], "*.block.1.*": [tq.LSQ(3, per="channel")]},
 }
 

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch import nn
+from transformers.pytorch_utils import Conv1D
 
 import tqlearn as tq
 from tqlearn.posttraining import rescale
@@ -50,6 +51,22 @@ def test_every_group_has_the_best_scale_that_is_tried(net, x, per, bits):
         assert torch.equal(chain.original, weight), "weights stay"
         given = student[:2](x).detach()  # the next layer's, after the first has its new scales
     assert torch.equal(tq.pack(student)(x), student(x))
+
+
+@pytest.mark.parametrize("per", ["tensor", "channel", 8])
+def test_a_conv1d_has_its_inputs_in_rows(net, x, per):
+    layer = Conv1D(32, 48)
+    layer.weight.data.copy_(net[0].weight.T)
+    student = student_of(nn.Sequential(layer), tq.LSQ(3, per=per))
+    ((before, after),) = tq.rescale(student, [x]).values()
+    q = student[0].parametrizations.weight[0]
+    size = x.square().mean(0)[:, None].expand(48, 32).reshape(q.groups, -1)
+    expected = by_hand(layer.weight.detach().reshape(q.groups, -1), size, 3)
+    assert torch.allclose(q.scale.detach().flatten(), expected, rtol=1e-5)
+    with torch.no_grad():
+        lost = (student(x) - x @ layer.weight - layer.bias).square().sum()
+        assert after == pytest.approx(float(lost / (x @ layer.weight).square().sum()), rel=1e-3)
+    assert after < before
 
 
 def test_outputs_suffer_less_where_inputs_differ_and_errors_are_told(net, x):
@@ -106,7 +123,7 @@ def test_scales_of_16_bits_stay_such_and_their_range_is_kept(net, x):
 def test_what_keeps_its_scales_is_said(net, x):
     plan = {"0": [tq.LSQ(4)], "2": [tq.SAWB(4)]}
     student = tq.calibrate(tq.compress(net, plan))
-    with pytest.warns(UserWarning, match=r"1 weights keep their scales, the first is '2\.weight'"):
+    with pytest.warns(UserWarning, match=r"1 weights keep their scales, '2\.weight': new"):
         assert [*rescale(student, [x])] == ["0"]
     with pytest.raises(ValueError, match="no weight of a linear layer has the scales of LSQ"):
         rescale(student_of(net, tq.SAWB(4)), [x])

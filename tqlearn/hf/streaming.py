@@ -30,7 +30,7 @@ from ..surgery.sketch import sketch
 from ..surgery.verbs import say_left
 from .sealing import file_of, untied_state
 from .slices import Slices, filled, in_file, names_in_files, skeleton
-from .unfinished import Unfinished
+from .unfinished import Unfinished, alone
 
 Progress = Callable[[str, int, int], object]
 
@@ -48,7 +48,8 @@ def stream(
     ``out`` then holds what ``pack(calibrate(compress(model, plan))).save_pretrained(out)`` writes,
     the same tensors to the bit. Memory is that of the largest layer and its edits. A call that was
     killed is made again with the same arguments, and goes on behind the last layer that was
-    finished. What ``out`` held before stays until the new files are whole.
+    finished. What ``out`` held before stays until the new files are whole. One call at a time: a
+    second one, of any process, is refused while the first runs.
 
     Args:
         folder: that ``save_pretrained`` wrote: safetensors, in one file or in shards.
@@ -64,6 +65,7 @@ def stream(
         ValueError: the plan is refused as by ``compress``, or needs more than one layer: inputs to
             calibrate with batches, blocks whose scores learn, sizes found by an error. The folder
             cannot be read tensor by tensor. An unfinished call had another plan or other files.
+            Another call writes to ``out`` at this moment.
         OSError: the disk is too small or cannot be written to.
     """
     require("stream: folder", folder, str | PathLike)
@@ -74,15 +76,16 @@ def stream(
     if folder.resolve() in (out.resolve(), *out.resolve().parents):
         raise ValueError(f"{out} is in the folder that is read; write to another place")
     job = prepared(folder, plan, max_shard_size)
-    work = Unfinished(out, job.shards, job.identity)
-    work.begin()
-    parts = job.parts()
-    for number, (name, tensors) in enumerate(parts.items(), 1):
-        if not work.has(tensors):
-            work.put(job.made(name))
-        if progress is not None:
-            progress(name, number, len(parts))
-    work.finish(job.packed, job.notes, job.index)
+    with alone(out):
+        work = Unfinished(out, job.shards, job.identity)
+        work.begin()
+        parts = job.parts()
+        for number, (name, tensors) in enumerate(parts.items(), 1):
+            if not work.has(tensors):
+                work.put(job.made(name))
+            if progress is not None:
+                progress(name, number, len(parts))
+        work.finish(job.packed, job.notes, job.index)
     return out
 
 

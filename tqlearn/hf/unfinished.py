@@ -1,18 +1,21 @@
 """What a stream has finished so far: shards that are filled beside, a journal, and the way home.
 
-All stands in ``out/.stream.part``. The line of digests in the headers is of all tensors together,
-so no shard is whole before the last tensor is there; then they take their places one by one.
+All stands in ``out/.stream.part``, and ``out/.stream.lock`` keeps other streams out. The line of
+digests in the headers is of all tensors together, so no shard is whole before the last tensor is
+there; then they take their places one by one.
 """
 
 import errno
 import json
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from transformers import PreTrainedModel
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
+from ..locks import locked
 from ..storage.digests import KEY, Stored, digests, seal_line
 from ..storage.shards import Journal, Shard
 from ..writing import telling, write
@@ -23,11 +26,35 @@ WORK = ".stream.part"
 JOURNAL = "journal.jsonl"
 
 
+@contextmanager
+def alone(out: Path) -> Iterator[None]:
+    """Make a folder, and let no other stream into it while the body runs.
+
+    The lock is the system's, see ``locks``: it goes with the process that holds it.
+
+    Raises:
+        ValueError: another call streams into it.
+        OSError: it cannot be written to, or its file system has no locks.
+    """
+    with ExitStack() as held:
+        try:
+            with telling(out):
+                out.mkdir(parents=True, exist_ok=True)
+                held.enter_context(locked(out / "stream", patience=0.0))
+        except TimeoutError as error:
+            raise ValueError(
+                f"another call streams into {out} at this moment, and two would mix their files; "
+                "wait until that one has ended or stop it, then make this call again, or give "
+                "another folder as out"
+            ) from error
+        yield
+
+
 class Unfinished:
     """A stream on its way to a folder.
 
     Args:
-        out: the folder.
+        out: the folder, which ``alone`` holds.
         shards: of the result, by the name of their files.
         identity: {kind: {name: value}}, what must be the same in the call that goes on.
 
@@ -75,7 +102,6 @@ class Unfinished:
         if self.files is not None:
             return
         with telling(self.out):
-            self.out.mkdir(parents=True, exist_ok=True)
             self._require_room()
             self.work.mkdir(exist_ok=True)
         if not self.known:  # before any file, so that none is taken for another stream's

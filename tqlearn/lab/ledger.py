@@ -20,9 +20,9 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from .. import report
+from ..locks import locked
 from ..writing import write
 from . import plots
-from .locks import locked
 
 FILE = "ledger.json"  # in the reader's working folder; TQLEARN_LEDGER names another
 WORDS, WHOLE = ("notebook", "model"), ("bytes", "macs")

@@ -17,13 +17,16 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ..arguments import require, require_model
+from ..kinds import is_conv1d
 from ..quantizers.calibration import checked_batches
 from ..quantizers.grid import Quantizer, require_calibrated
 from ..sparsity.nm import NMMask, nm_mask
-from ..stages import chain_of
+from ..stages import chain_of, is_quantizer
+from .folds import matrix
 from .layerwise import Moments, walk
 
 BLOCK = 128  # columns between two updates of all that are left
+NAMED = 5  # weights that a warning lists by name
 
 
 @torch.no_grad()
@@ -95,6 +98,9 @@ def compensate(
 ) -> dict[str, tuple[float, float]]:
     """Move the quantized and N:M-masked weights of linear layers so that the outputs suffer less.
 
+    GPT-2's Conv1D is one, with its weight the other way round: its scales are those of input rows.
+    Other quantized weights (tables, convolutions, factors, experts) are named in a warning.
+
     No training: each layer in the order of the forward pass, with the inputs that the compressed
     layers before it give. Scales stay as calibrated; fixed masks are chosen anew. In place.
 
@@ -132,8 +138,8 @@ def compensate(
         )
     if left:
         warnings.warn(
-            f"{len(left)} weights stay rounded to nearest, the first is {left[0]!r}: compensation "
-            "takes linear layers under an N:M mask, or a quantizer with whole groups in each row",
+            f"{len(left)} weights stay rounded to nearest, {named(left)}: compensation takes "
+            "linear layers under an N:M mask, or a quantizer with whole groups in each row",
             stacklevel=2,
         )
     found = {}
@@ -143,7 +149,13 @@ def compensate(
     return found
 
 
-def targets(model: nn.Module) -> tuple[dict[str, nn.Linear], list[str]]:
+def named(weights: list[str]) -> str:
+    """Return what a warning says of weights that are left: the first few names."""
+    more = f" and {len(weights) - NAMED} more" if len(weights) > NAMED else ""
+    return ", ".join(map(repr, weights[:NAMED])) + more
+
+
+def targets(model: nn.Module) -> tuple[dict[str, nn.Module], list[str]]:
     """Return the linear layers that can be compensated, and the names of other coded weights."""
     layers, left = {}, []
     for name, module in model.named_modules():
@@ -153,48 +165,59 @@ def targets(model: nn.Module) -> tuple[dict[str, nn.Linear], list[str]]:
             grids = [stage for stage in stages if isinstance(stage, Quantizer)]
             shape = getattr(chain, "original", torch.empty(0)).shape
             whole = all(q.groups == 1 or q.groups % shape[0] == 0 for q in grids)
-            fits = isinstance(module, nn.Linear) and key == "weight" and whole
+            linear = isinstance(module, nn.Linear) or is_conv1d(module)
+            fits = linear and key == "weight" and whole
             if fits and stages == [*masks[:1], *grids[:1]]:
                 layers[name] = module
-            elif grids or masks:
+            elif masks or any(map(is_quantizer, stages)):
                 left.append(f"{name}.{key}")
     return layers, left
 
 
 @torch.no_grad()
 def _compensate(
-    layer: nn.Linear, moments: Moments, damping: float, by_size: bool
+    layer: nn.Module, moments: Moments, damping: float, by_size: bool
 ) -> tuple[float, float]:
-    stages, original = chain_of(layer), layer.parametrizations.weight.original
+    stages, original = chain_of(layer), matrix(layer)
     masks = [stage for stage in stages if isinstance(stage, NMMask)]
     grids = [stage for stage in stages if isinstance(stage, Quantizer)]
-    weight, before = original.detach().clone(), layer.weight.detach().clone()
-    rounded = _by_column(grids[0], weight.shape) if grids else lambda column, k: column
+    weight, before = original.clone(), upright(layer).clone()
+    rounded = _by_column(grids[0], layer) if grids else lambda column, k: column
     pattern = masks[0].pattern if masks else None
     order = by_size and not masks  # the groups of a mask are neighbors
     new = sweep(weight, moments.square, rounded, pattern=pattern, damping=damping, by_size=order)
     if masks and masks[0].mask is not None:
-        masks[0].mask = nm_mask(new.abs(), pattern, pad=masks[0].pad)
+        mask = nm_mask(new.abs(), pattern, pad=masks[0].pad)
+        masks[0].mask = mask.T.contiguous() if is_conv1d(layer) else mask
     original.copy_(new)
     whole = moments.error(weight) or 1.0  # inputs that are all zero: no error, and no size
-    return tuple(moments.error(weight - now.detach()) / whole for now in (before, layer.weight))
+    return tuple(moments.error(weight - now) / whole for now in (before, upright(layer)))
 
 
-def _by_column(q: Quantizer, shape: torch.Size) -> Callable[[Tensor, int], Tensor]:
-    """Return what puts column k of a (rows, width) tensor on the grid of its groups."""
-    q, (rows, width) = copy.deepcopy(q).eval(), shape  # scales stay, also of one that follows
+def upright(layer: nn.Module) -> Float[Tensor, "out in"]:
+    """Return the weight of a linear layer as its forward pass takes it, a Conv1D's turned round."""
+    weight = layer.weight.detach()
+    return weight.T if is_conv1d(layer) else weight
+
+
+def _by_column(q: Quantizer, layer: nn.Module) -> Callable[[Tensor, int], Tensor]:
+    """Return what puts column k, the weights of input k, on the grid of its groups."""
+    q = copy.deepcopy(q).eval()  # scales stay, also of one that follows
     if q.groups == 1:
         return lambda column, k: q(column)
-    each, views = q.groups // rows, {}
+    rows, width = layer.weight.shape  # as they are stored, and so are the groups
+    each, turned, views = q.groups // rows, is_conv1d(layer), {}
 
     def rounded(column: Tensor, k: int) -> Tensor:
-        place = k * each // width
+        place = k if turned else k * each // width
         if place not in views:
             view = copy.deepcopy(q)
-            view.groups = rows
+            view.groups = each if turned else rows
             for tensor in (*view.parameters(), *view.buffers()):
                 if tensor.dim() and len(tensor) == q.groups:
-                    tensor.data = tensor.data.reshape(rows, each)[:, place, None].clone()
+                    scales = tensor.data.reshape(rows, each)
+                    scales = scales[place] if turned else scales[:, place]
+                    tensor.data = scales[:, None].clone()
             views[place] = view
         return views[place](column)
 

@@ -4,14 +4,15 @@ import warnings
 from collections.abc import Iterable
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from ..arguments import require_model
+from ..kinds import is_conv1d
 from ..quantizers.calibration import checked_batches
 from ..quantizers.grid import require_calibrated
 from ..quantizers.lsq import LSQ, LSQPlus
 from ..stages import chain_of
-from .compensation import targets
+from .compensation import named, targets, upright
 from .layerwise import Moments, walk
 
 SEEN = 1e-6  # what an input that was always zero counts, as a share of the mean
@@ -60,8 +61,8 @@ def rescale(model: nn.Module, batches: Iterable) -> dict[str, tuple[float, float
         )
     if left:
         warnings.warn(
-            f"{len(left)} weights keep their scales, the first is {left[0]!r}: new ones are found "
-            "for LSQ on linear layers, one for the whole weight or whole groups in each row",
+            f"{len(left)} weights keep their scales, {named(left)}: new ones are found for LSQ "
+            "on linear layers, one for the whole weight or whole groups in each row",
             stacklevel=2,
         )
     return {
@@ -75,18 +76,16 @@ def _takes(stage: nn.Module) -> bool:
     return isinstance(stage, LSQ) and not isinstance(stage, LSQPlus)
 
 
-def _rescale(layer: nn.Linear, moments: Moments) -> tuple[float, float]:
+def _rescale(layer: nn.Module, moments: Moments) -> tuple[float, float]:
     *before, q = chain_of(layer)
     weight = layer.parametrizations.weight.original
     for stage in before:
         weight = stage(weight)
-    nearest, size = layer.weight.clone(), moments.square.diagonal()
+    nearest, size = upright(layer).clone(), moments.square.diagonal()
     size = size.clamp_min(SEEN * size.mean()).to(torch.promote_types(weight.dtype, torch.float32))
-    rows = weight.reshape(q.groups, -1)
+    rows, turned = weight.reshape(q.groups, -1), is_conv1d(layer)
+    size = size[:, None] if turned else size  # as the weight is stored: inputs are its rows
     q.start_weighted(rows, size.expand_as(weight).reshape(rows.shape))
-    whole = moments.error(weight) or 1.0  # inputs that are all zero: no error, and no size
-    return tuple(_share(moments, weight - now, whole) for now in (nearest, layer.weight))
-
-
-def _share(moments: Moments, moved: Tensor, whole: float) -> float:
-    return moments.error(moved.detach()) / whole
+    exact = weight.detach().T if turned else weight.detach()
+    whole = moments.error(exact) or 1.0  # inputs that are all zero: no error, and no size
+    return tuple(moments.error(exact - now) / whole for now in (nearest, upright(layer)))

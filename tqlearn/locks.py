@@ -1,4 +1,4 @@
-"""A lock that two notebooks take turns with, on Linux, macOS and Windows.
+"""A lock that two processes take turns with, on Linux, macOS and Windows.
 
 The system holds it, not the file: whoever dies lets go of it, and a file that a kill has left
 behind locks nobody out.
@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from ..writing import telling
+from .writing import telling
 
 try:
     import fcntl
