@@ -58,35 +58,35 @@ def sweep(
     """
     if by_size and pattern:
         raise ValueError("columns in order of size tear the groups of a pattern apart; choose one")
-    w, h = weight.double().clone(), hessian.double().clone()
+    w, h = weight.double().T.clone(), hessian.double().clone()  # a row for each input
     if not torch.isfinite(h).all():
         raise ValueError("the inputs' Hessian holds a NaN or infinite entry; look at the batches")
     dead = h.diagonal() == 0
     h.diagonal()[dead] = 1
-    w[:, dead] = 0
+    w[dead] = 0
     order = (
         h.diagonal().argsort(descending=True) if by_size else torch.arange(len(h), device=h.device)
     )
-    w, h = w[:, order], h[order][:, order]
+    w, h = w[order], h[order][:, order]
     h.diagonal().add_(damping * h.diagonal().mean())
     u = torch.linalg.cholesky(torch.cholesky_inverse(torch.linalg.cholesky(h)), upper=True)
     group = int(pattern.split()[0].partition(":")[2]) if pattern else 1
     block, done = -(-block // group) * group, torch.empty_like(w)
     for start in range(0, len(h), block):
         end = min(start + block, len(h))
-        errors = w.new_zeros(len(w), end - start)
+        errors = w.new_zeros(end - start, w.shape[1])
         for k in range(start, end):
             if pattern and k % group == 0:
                 last = min(k + group, end)
-                keep = nm_mask((w[:, k:last] / u.diagonal()[k:last]).square(), pattern, pad=True)
-            column = rounded(w[:, k : k + 1].to(weight.dtype), int(order[k])).to(w.dtype)
+                keep = nm_mask((w[k:last].T / u.diagonal()[k:last]).square(), pattern, pad=True)
+            column = rounded(w[k, :, None].to(weight.dtype), int(order[k])).to(w.dtype)[:, 0]
             if pattern:
-                column = column * keep[:, k % group, None]
-            errors[:, k - start] = error = (w[:, k] - column[:, 0]) / u[k, k]
-            w[:, k + 1 : end] -= torch.outer(error, u[k, k + 1 : end])
-            done[:, k] = column[:, 0]
-        w[:, end:] -= errors @ u[start:end, end:]
-    return done[:, order.argsort()].to(weight.dtype)
+                column = column * keep[:, k % group]
+            errors[k - start] = error = (w[k] - column) / u[k, k]
+            w[k + 1 : end].addr_(u[k, k + 1 : end], error, alpha=-1)
+            done[k] = column
+        w[end:].addmm_(u[start:end, end:].T, errors, alpha=-1)
+    return done[order.argsort()].T.to(weight.dtype).contiguous()
 
 
 def compensate(
