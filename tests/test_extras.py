@@ -25,7 +25,7 @@ NEEDS = re.compile(r"(tqlearn[\w.]*) needs (\w+), which is not installed: "
                    r"pip install 'tqlearn\[(hf|lab|lm|ship|sweep)\]'")  # fmt: skip
 CORE_ROOMS = {  # all that torch is enough for
     *("arguments", "averages", "computed", "data", "deferred", "distill", "extras", "factors"),
-    *("guarded", "kinds", "models", "posttraining", "precision", "quantizers", "registry"),
+    *("guarded", "kinds", "locks", "models", "posttraining", "precision", "quantizers", "registry"),
     *("shapes", "sparsity", "spaces", "stages", "steps", "storage", "surgery", "writing"),
 }
 WALK = """
