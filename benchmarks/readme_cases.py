@@ -215,7 +215,8 @@ CASES = (
         "model, stays in floats here. Per 64, what looks at text loses less than rounding to "
         "nearest, in equal bytes; per 32, the blocks of the file that this model comes from, GPTQ "
         "alone loses more. New scales for the inputs and the largest columns first (`tq.rescale`, "
-        "`by_size=True`) come as far as GPTQ on a turned model, in the smaller file. (A turned model's output layer is no longer its table of words: its file holds both.)",
+        "`by_size=True`) come as far as GPTQ on a turned model, in the smaller file. (A turned "
+        "model's output layer is no longer its table of words: its file holds both.)",
         ("smollm2", "4 bits per 64"),
         (
             ("smollm2", "GPTQ, 4 bits per 64"),

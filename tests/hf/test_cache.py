@@ -13,6 +13,7 @@ from transformers import (
     GPT2Config,
     GPT2LMHeadModel,
     MistralConfig,
+    ProphetNetConfig,
     T5Config,
     T5ForConditionalGeneration,
     T5GemmaConfig,
@@ -385,6 +386,19 @@ def test_layers_of_a_decoder_are_counted_by_themselves():
     t5, bart = T5Config(num_layers=1, num_decoder_layers=3), BartConfig(decoder_layers=1)
     assert [len(QuantizedCache.with_encoder(config)) for config in (t5, bart)] == [3, 1]
     assert (t5.num_layers, t5.is_encoder_decoder, bart.encoder_layers) == (1, True, 12), "as before"
+
+
+def test_prophetnet_counts_its_layers_by_itself():
+    config = ProphetNetConfig(num_encoder_layers=3, num_decoder_layers=2)
+    assert len(QuantizedCache.with_encoder(config).self_attention_cache.layers) == 2
+
+
+def test_a_refused_update_leaves_keys_and_values_of_one_length(llama):
+    layer = QuantizedCache(llama.config, window=0, per=8).layers[0]
+    keys = states(batch=1, tokens=8)
+    with pytest.raises(ValueError, match="float16"):
+        layer.update(keys, 1e6 * keys)
+    assert layer.get_seq_length() == 0 and [len(codes) for codes in layer.codes] == [0, 0]
 
 
 def test_keys_and_values_of_a_layer_are_all_of_them(llama):

@@ -43,6 +43,7 @@ def whole(student, teacher, inputs, temperature=1.0):
         theirs = teacher(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"])
     ours = student(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"])
     real = inputs["attention_mask"].bool()
+    real[:, 1:] &= real[:, :-1].clone()  # nothing is predicted from padding
     labels = inputs.get("labels", inputs["input_ids"].masked_fill(~real, -100))
     soft, task = [], []
     for row in range(len(labels)):
@@ -110,6 +111,21 @@ def test_labels_say_what_counts_and_reach_no_model():
     assert [term.item() for term in found.values()] == [0, 0]
     assert not any(p.grad.any() for p in student.parameters() if p.grad is not None)
     assert next_tokens({"input_ids": labels}).shape == (3, 8)
+
+
+def test_padding_predicts_nothing():
+    ids = torch.tensor([[0, 0, 7, 8, 9], [7, 8, 9, 0, 0]])
+    mask = torch.tensor([[0, 0, 1, 1, 1], [1, 1, 1, 0, 0]])
+    found = next_tokens({"input_ids": ids, "attention_mask": mask})
+    assert found.tolist() == [[-100, -100, 8, 9], [8, 9, -100, -100]]
+
+
+def test_a_cap_is_refused_while_logits_are_too_small_to_meet_it():
+    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_attention_heads": 2, "head_dim": 8}
+    sizes |= {"num_key_value_heads": 2, "num_hidden_layers": 1, "vocab_size": 32}
+    model = Gemma2ForCausalLM(Gemma2Config(**sizes, initializer_range=1e-4))
+    with pytest.raises(ValueError, match="Gemma2ForCausalLM does more to its logits"):
+        asked(CausalLosses(soft=0.0, task=1.0), model, None, {"input_ids": torch.ones(1, 4).long()})
 
 
 def test_equal_models_have_no_soft_loss_and_hooks_go_again():

@@ -10,8 +10,9 @@ from transformers import BertConfig, BertForSequenceClassification, BertModel
 
 import tqlearn as tq
 from tqlearn.distill import hidden_mse, score_mse
-from tqlearn.hf import SCORES, encode_sentences, evaluate_sentences, predict_sentences
+from tqlearn.hf import SCORES, encode_sentences, evaluate_sentences, predict_sentences, tasks
 from tqlearn.hf.sentences import sentence_metrics
+from tqlearn.recipes import qtc
 
 
 @pytest.fixture(scope="module")
@@ -97,6 +98,24 @@ def test_refused_encoders(tokenizer):
         tq.teachers.classifier_from_encoder(torch.nn.Linear(2, 2), tokenizer, ["a", "b"])
     with pytest.raises(ValueError, match="1000 ids, the encoder 50"):
         tq.teachers.classifier_from_encoder(BertModel(tiny(vocab_size=50)), tokenizer, "ab")
+
+
+def test_models_that_do_not_fit_the_data_are_refused_before_a_step(tokenizer):
+    dd = DatasetDict({"train": split(), "validation": split()})
+    joint = tq.teachers.load("embedded")[0].config
+    with pytest.raises(ValueError, match=r"tells intents and slots, the data has columns \['sent"):
+        tasks.prepare(dd, tokenizer, joint)
+    three = DatasetDict({"train": split((0, 1, 2, 1)), "validation": split()})
+    with pytest.raises(ValueError, match="has labels up to 2, the model 2 classes, from 0"):
+        tasks.prepare(three, tokenizer, tiny(num_labels=2))
+    with pytest.raises(ValueError, match="has 8 positions, and a row 9 pieces; lower max_length"):
+        tasks.prepare(dd, tokenizer, tiny(max_position_embeddings=8), max_length=9)
+    assert tasks.prepare(dd, tokenizer, tiny(max_position_embeddings=8), max_length=8)
+
+
+def test_qtcs_control_wants_a_head_as_well():
+    with pytest.raises(ValueError, match="QTC compresses .*, not BertModel"):
+        qtc.student_of(BertModel(tiny()), None, qtc.QTCArguments(dense=True))
 
 
 @pytest.fixture

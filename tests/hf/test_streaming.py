@@ -19,7 +19,7 @@ from warm import FRESH
 
 import tqlearn as tq
 from tqlearn.hf.slices import Slices
-from tqlearn.hf.unfinished import JOURNAL, WORK
+from tqlearn.hf.unfinished import JOURNAL, WORK, told
 
 PLAN = {
     "*.q_proj": [tq.LowRank(rank=4), tq.LSQ(bits=8)],
@@ -380,6 +380,29 @@ def test_tensors_that_are_not_the_models(folder, tmp_path):
     file.write_text(json.dumps(text | {"num_hidden_layers": 1}))
     with pytest.raises(ValueError, match=r"has 'model\.layers\.1\..*', for which LlamaForCausalLM"):
         streamed(folder, tmp_path / "out")
+
+
+def halves(module):
+    return tq.LSQ(bits=4, per=16)(module)
+
+
+def test_what_an_edit_is_called_does_not_hide_what_it_does():
+    """Equal words for equal edits, in any process; other ones where a print says nothing of it."""
+    table = {"row_modes": (8, 8), "col_modes": (4, 4)}
+    one, other = (tq.TTM(4, **table, counts=(*range(63), last)) for last in (1, 2))
+    assert repr(one) == repr(other) and told(one) != told(other)
+    assert told(tq.LSQ(bits=4)) == repr(tq.LSQ(bits=4)) and " at 0x" not in told(halves)
+
+    def of(bits):
+        return lambda module: tq.LSQ(bits=bits)(module)
+
+    words = [told(edit) for edit in (halves, of(3), of(4), lambda module: module)]
+    assert len({*words}) == 4 and told(of(3)) == words[1]
+    code = f"import sys; sys.path[:0] = {sys.path}; import test_streaming as t; "
+    code += "print(t.told(t.halves))"
+    env = os.environ | {"PYTHONHASHSEED": "7"}
+    run = subprocess.run([*FRESH, "-c", code], capture_output=True, text=True, env=env)
+    assert run.stdout.split("\n")[0] == words[0].replace(halves.__module__, "test_streaming")
 
 
 def test_the_folder_itself_is_no_place(dense, monkeypatch):

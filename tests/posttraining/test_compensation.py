@@ -72,6 +72,52 @@ def test_a_dead_input_costs_nothing():
     assert error(found, x) < error(symmetric(4)(W), x)
 
 
+@pytest.mark.parametrize("factor", [1.0, 1e-6, 1e6])
+def test_a_dead_input_leaves_the_factor_of_the_hessian_alone(factor):
+    x = X.clone()
+    x[:, 3] = 0
+    wanted = sweep(W, x.T @ x, symmetric(3))
+    assert error(wanted, x) < 0.8 * error(symmetric(3)(W), x)
+    torch.testing.assert_close(sweep(W, factor * x.T @ x, symmetric(3)), wanted)
+
+
+def test_inputs_that_are_all_zero_round_to_nearest():
+    assert torch.equal(sweep(W, 0 * H, symmetric(3)), symmetric(3)(W))
+
+
+class Experts(nn.Module):
+    """Two layers, each for the rows that are its own."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Linear(8, 4), nn.Linear(8, 4)
+
+    def forward(self, x, second):
+        return self.a(x[~second]), self.b(x[second])
+
+
+def test_a_layer_that_no_row_reaches_is_refused_and_stays():
+    student = tq.calibrate(tq.compress(Experts(), {"*": [tq.LSQ(bits=3, init="mse")]}))
+    before = student.b.weight.clone()
+    batch = {"x": torch.randn(20, 8), "second": torch.zeros(20, dtype=torch.bool)}
+    with pytest.raises(ValueError, match="no real token of the batches reached 'b'"):
+        tq.compensate(student, [batch])
+    assert torch.equal(student.b.weight, before)
+    batch["x"][3, 2] = torch.nan
+    with pytest.raises(ValueError, match="inputs of 'a' hold a NaN or infinity"):
+        tq.rescale(student, [batch | {"second": torch.arange(20) > 9}])
+
+
+def test_a_student_in_training_mode_keeps_its_clips_and_its_mode():
+    torch.manual_seed(0)
+    student = tq.calibrate(tq.compress(nn.Sequential(nn.Linear(16, 8)), {"0": [tq.SAWB(bits=4)]}))
+    student.train()
+    scale = student[0].parametrizations.weight[0].scale
+    before = scale.clone()
+    ((nearest, left),) = tq.compensate(student, [torch.randn(200, 16)]).values()
+    assert torch.equal(scale, before) and left < nearest and student[0].training
+
+
 def test_refusals():
     with pytest.raises(ValueError, match="tear the groups of a pattern apart"):
         sweep(W, H, symmetric(4), pattern="2:4", by_size=True)

@@ -32,6 +32,10 @@ def test_the_knapsack_is_the_best_of_all_combinations(seed):
         assert found == pytest.approx(brute(losses, sizes, budget))
 
 
+def test_there_may_be_more_choices_than_a_byte_counts():
+    assert knapsack([[300.0 - i for i in range(300)]], [[*range(1, 301)]], 290) == [289]
+
+
 def test_large_budgets_hold_too():
     torch.manual_seed(0)
     losses, sizes = torch.rand(40, 4).tolist(), torch.randint(10**5, 10**7, (40, 4)).tolist()

@@ -87,6 +87,15 @@ def test_alike_inputs_want_the_scales_of_least_squares(net):
     assert torch.equal(student[0].parametrizations.weight[0].scale, expected)
 
 
+def test_inputs_that_are_all_zero_want_the_scales_of_least_squares(net, x):
+    student = tq.calibrate(tq.compress(net, {"0": [tq.LSQ(bits=3, init="max")]}))
+    best = tq.calibrate(tq.compress(net, {"0": [tq.LSQ(bits=3, init="mse")]}))
+    tq.rescale(student, [torch.zeros_like(x)])
+    for name, module in student.named_modules():
+        if hasattr(module, "scale"):
+            torch.testing.assert_close(module.scale, best.get_submodule(name).scale)
+
+
 def test_a_mask_is_seen_and_stays(net, x):
     student = student_of(net[:1], tq.TwoFour(), tq.LSQ(4, init="max", per="channel"))
     kept = student[0].weight != 0

@@ -116,7 +116,10 @@ class QuantizedCache(Cache):
         own = copy.deepcopy(config.get_text_config(decoder=True))
         own.is_encoder_decoder = False
         if (count := getattr(own, "num_decoder_layers", None)) is not None:
-            own.num_hidden_layers = count  # T5 counts the layers of each side
+            try:
+                own.num_hidden_layers = count  # T5 counts the layers of each side
+            except NotImplementedError:  # ProphetNet's is the number of the other side
+                own.num_encoder_layers = count
         return EncoderDecoderCache(cls(own, bits, **settings), cls(own, bits, **settings))
 
     @property

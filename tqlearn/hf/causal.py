@@ -75,6 +75,11 @@ class CausalLosses:
             raise ValueError("soft labels come from a teacher; give one, or soft=0 and a task")
         models = [model for model in (student, teacher) if model is not None]
         heads = [output_layer(model) for model in models]
+        for model in models:  # small logits would pass through a cap as they are
+            config = getattr(model, "config", None)
+            config = config and config.get_text_config(decoder=True)
+            if getattr(config, "final_logit_softcapping", None):
+                raise _does_more(model)
         with ExitStack() as hooks:
             for model in models:
                 hooks.callback(
@@ -101,11 +106,7 @@ class CausalLosses:
         for (model, head, call), output in zip(calls, (student, teacher), strict=False):
             words.append(output.logits.shape[-1])
             if not gives_logits(head, call, output.logits):
-                raise ValueError(
-                    f"{type(model).__name__} does more to its logits than its output layer, so "
-                    "they cannot be computed in pieces; give DistillTrainer a function as losses, "
-                    "which gets them whole"
-                )
+                raise _does_more(model)
         if len({*words}) > 1:
             raise ValueError(f"a teacher has the student's {words[0]} words, got {words[1]}")
         labels = next_tokens(inputs)
@@ -155,7 +156,16 @@ def next_tokens(inputs: Mapping[str, Tensor]) -> Int[Tensor, "rows places"]:
     if "input_ids" not in inputs:
         raise ValueError(f"a batch of text has input_ids or labels, got {sorted(inputs)}")
     ids, mask = inputs["input_ids"], inputs.get("attention_mask")
-    return (ids if mask is None else ids.masked_fill(mask == 0, -100))[:, 1:]
+    if mask is None:
+        return ids[:, 1:]
+    return ids[:, 1:].masked_fill((mask[:, 1:] == 0) | (mask[:, :-1] == 0), -100)
+
+
+def _does_more(model: nn.Module) -> ValueError:
+    return ValueError(
+        f"{type(model).__name__} does more to its logits than its output layer, so they cannot be "
+        "computed in pieces; give DistillTrainer a function as losses, which gets them whole"
+    )
 
 
 def _without_labels(_: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:

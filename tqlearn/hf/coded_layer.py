@@ -88,8 +88,14 @@ class CodedLayer(DynamicLayer):
         seen = [_whole(codes, states) for codes, states in pairs]
         old = (floats[0].shape[-2] - self.window) // self.per * self.per
         if old > 0:
-            for codes, states in pairs:
-                codes.add(states[:, :, :old])
+            before = [codes.tensors() or [None] * 3 for codes in self.codes]
+            try:
+                for codes, states in pairs:
+                    codes.add(states[:, :, :old])
+            except ValueError:  # keys and values stay of one length
+                for codes, (stream, low, high) in zip(self.codes, before, strict=True):
+                    codes.stream, codes.low, codes.high = stream, low, high
+                raise
             floats = [states[:, :, old:].clone() for states in floats]  # a view would keep the rest
         self.newest = floats
         return seen[0], seen[1]

@@ -30,7 +30,7 @@ from ..surgery.sketch import sketch
 from ..surgery.verbs import say_left
 from .sealing import file_of, untied_state
 from .slices import Slices, filled, in_file, names_in_files, skeleton
-from .unfinished import Unfinished, alone
+from .unfinished import Unfinished, alone, told
 
 Progress = Callable[[str, int, int], object]
 
@@ -177,7 +177,7 @@ def prepared(folder: Path, plan: Mapping[str, Sequence], max_shard_size: int | s
         totals = {"total_parameters": packed.num_parameters(), **split.metadata}
         index = {"metadata": totals, "weight_map": split.tensor_to_filename}
     identity = {
-        "plan": {pattern: repr(edits) for pattern, edits in plan.items()},
+        "plan": {at: f"[{', '.join(map(told, edits))}]" for at, edits in plan.items()},
         "source": slices.stamps(),
         "file": {str(shard.path): shard.size for shard in shards},
         "package": {"torch": torch.__version__},

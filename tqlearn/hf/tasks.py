@@ -50,7 +50,8 @@ def prepare(dd, tokenizer, config, max_length=None, stride=128, augment="none"):
     Raises:
         ValueError: no validation split; joint data, but a config without the two lists of labels;
             questions with a ``max_length`` beyond the model's positions, or that leave no room;
-            ``augment`` or ``max_length`` where it changes nothing.
+            ``augment`` or ``max_length`` where it changes nothing; a model of intents and slots for
+            other data, fewer classes than labels, rows longer than its positions.
     """
     if not {"train", "validation"} <= set(dd):
         raise ValueError(f"training needs the splits train and validation, got {[*dd]}")
@@ -60,6 +61,16 @@ def prepare(dd, tokenizer, config, max_length=None, stride=128, augment="none"):
         raise ValueError(f"augment is for pictures only, got columns {columns}")
     if max_length is not None and arrays:
         raise ValueError(f"pictures and sounds are not cut: leave max_length={max_length} out")
+    if {"question", "label"} & set(columns) and getattr(config, "intent_labels", None):
+        raise ValueError(
+            f"the model tells intents and slots, the data has columns {columns}; take a model for "
+            "it: python -m tqlearn.recipes.finetune makes one"
+        )
+    if "label" in columns and not arrays and max(dd["train"]["label"]) >= config.num_labels:
+        raise ValueError(
+            f"the data has labels up to {max(dd['train']['label'])}, the model {config.num_labels} "
+            "classes, from 0; take one that was fine-tuned on this data"
+        )
     if max_length is None and not arrays:
         max_length = 384 if "question" in columns else 64
     if "image" in columns:
@@ -94,6 +105,11 @@ def prepare(dd, tokenizer, config, max_length=None, stride=128, augment="none"):
         encoded = joint.encode_joint(dd, tokenizer, *labels, max_length)
         collator, compute = joint.JointCollator(tokenizer), metrics.trainer_metrics(*labels)
         evaluate, names = metrics.evaluate_joint, ["intent_labels", "slot_labels"]
+    longest = 0 if arrays else max(encoded["train"]["length"], default=0)
+    if longest > (positions := getattr(config, "max_position_embeddings", longest)):
+        raise ValueError(
+            f"the model has {positions} positions, and a row {longest} pieces; lower max_length"
+        )
     shared = {
         "train_dataset": encoded["train"],
         "eval_dataset": encoded["validation"],

@@ -7,10 +7,14 @@ there; then they take their places one by one.
 
 import errno
 import json
+import re
 import shutil
+import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import fields, is_dataclass
 from pathlib import Path
+from types import CodeType, FunctionType
 
 from transformers import PreTrainedModel
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
@@ -24,6 +28,35 @@ from .sealing import remove_shards, settled
 
 WORK = ".stream.part"
 JOURNAL = "journal.jsonl"
+
+
+def told(edit: object) -> str:
+    """Return what an edit is, in words that another process finds as well.
+
+    A digest stands for what its print leaves out: long fields, and what a function does.
+    """
+    parts = fields(edit) if is_dataclass(edit) else ()
+    hidden = [getattr(edit, part.name) for part in parts if not part.repr]
+    if isinstance(edit, FunctionType):
+        around = [cell.cell_contents for cell in edit.__closure__ or ()]
+        hidden = [_said(edit.__code__), edit.__defaults__, edit.__kwdefaults__, around]
+    words, more = _lasting(edit), _lasting([*map(_said, hidden)])
+    known = any(value is not None for value in hidden)
+    return f"{words} {zlib.crc32(more.encode()):08x}" if known else words
+
+
+def _lasting(value: object) -> str:
+    """Return a print without addresses, which are others in each process."""
+    return re.sub(r" at 0x[0-9a-fA-F]+", "", repr(value))
+
+
+def _said(value: object) -> object:
+    """Return what prints whole, in one order, and without the place of a file."""
+    if isinstance(value, CodeType):
+        return value.co_code.hex(), value.co_names, [*map(_said, value.co_consts)]
+    if isinstance(value, frozenset):
+        return sorted(map(repr, value))
+    return value.tolist() if hasattr(value, "tolist") else value
 
 
 @contextmanager

@@ -61,8 +61,9 @@ def sweep(
     w, h = weight.double().T.clone(), hessian.double().clone()  # a row for each input
     if not torch.isfinite(h).all():
         raise ValueError("the inputs' Hessian holds a NaN or infinite entry; look at the batches")
-    dead = h.diagonal() == 0
-    h.diagonal()[dead] = 1
+    if (dead := h.diagonal() == 0).all():
+        dead, h = ~dead, torch.eye(len(h), dtype=h.dtype, device=h.device)  # to the nearest step
+    h.diagonal()[dead] = h.diagonal()[~dead].mean()
     w[dead] = 0
     order = (
         h.diagonal().argsort(descending=True) if by_size else torch.arange(len(h), device=h.device)
@@ -142,10 +143,15 @@ def compensate(
             "linear layers under an N:M mask, or a quantizer with whole groups in each row",
             stacklevel=2,
         )
-    found = {}
-    for names, moments in walk(model, layers, batches):
-        for name in names:
-            found[name] = _compensate(layers[name], moments, damping, by_size)
+    found, training = {}, {module: module.training for module in model.modules()}
+    try:
+        model.eval()  # a clip that follows its weight stays as calibrated
+        for names, moments in walk(model, layers, batches):
+            for name in names:
+                found[name] = _compensate(layers[name], moments, damping, by_size)
+    finally:
+        for module, mode in training.items():
+            module.training = mode
     return found
 
 

@@ -59,7 +59,8 @@ def walk(
     for every group.
 
     Raises:
-        ValueError: the first batch does not reach one of the layers.
+        ValueError: the first batch does not reach one of the layers, or no real token of any does;
+            inputs that are not finite. Layers that were given before are as their user left them.
     """
     steps = _Steps(model, layers, batches)
     for names in steps.groups:
@@ -140,6 +141,10 @@ class _Steps:
 
         for number in range(len(self.batches)):
             self._run(number, {layer: look}, masks)
+        if not found.count:
+            raise ValueError(f"no real token of the batches reached {name!r}; give it longer ones")
+        if not torch.isfinite(found.square).all():
+            raise ValueError(f"the inputs of {name!r} hold a NaN or infinity; look at the batches")
         return found
 
     def _run(self, number: int, looks: dict, masks: list[Tensor]) -> None:

@@ -62,7 +62,7 @@ def knapsack(
             if (units := -(-size // unit)) < cells:
                 row[units:] = best[: cells - units] + cost
         best, choice = rows.min(0)
-        taken.append(choice.to(torch.uint8))
+        taken.append(choice.to(torch.int16))
     chosen, left = [], cells - 1
     for choice, options in zip(reversed(taken), reversed(above), strict=True):
         chosen.append(int(choice[left]))

@@ -82,7 +82,8 @@ def _rescale(layer: nn.Module, moments: Moments) -> tuple[float, float]:
     for stage in before:
         weight = stage(weight)
     nearest, size = upright(layer).clone(), moments.square.diagonal()
-    size = size.clamp_min(SEEN * size.mean()).to(torch.promote_types(weight.dtype, torch.float32))
+    size = size.clamp_min(SEEN * size.mean()) if size.any() else torch.ones_like(size)
+    size = size.to(torch.promote_types(weight.dtype, torch.float32))
     rows, turned = weight.reshape(q.groups, -1), is_conv1d(layer)
     size = size[:, None] if turned else size  # as the weight is stored: inputs are its rows
     q.start_weighted(rows, size.expand_as(weight).reshape(rows.shape))

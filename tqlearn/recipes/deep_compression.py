@@ -222,7 +222,7 @@ def starting_model(arguments, dd):
     if "question" in columns:
         return teachers.answerer_from_encoder(model, tokenizer), tokenizer
     if "label" in columns:
-        classes = [str(label) for label in sorted(set(dd["train"]["label"]))]
+        classes = [str(label) for label in range(max(dd["train"]["label"]) + 1)]
         return teachers.classifier_from_encoder(model, tokenizer, classes), tokenizer
     return teachers.joint_from_encoder(model, tokenizer, *data.labels(dd)), tokenizer
 

@@ -102,10 +102,7 @@ def plan(width, arguments, init="svd", counts=None, kind="BertForJointIntentSlot
     if (shapes, width) not in [("A4", 768), *zip(widths, widths, strict=True)]:
         wanted = width if shapes == width else f"{shapes} for {width}"
         raise ValueError(f"QTC has shapes for widths {widths}, not {wanted}; add a line")
-    if kind not in HEADS:
-        raise ValueError(
-            f"QTC compresses {[*HEADS]}, not {kind}; python -m tqlearn.recipes.finetune makes one"
-        )
+    _require_head(kind)
     *linear, (ranks, rows, cols) = SHAPES[shapes]
     front, heads = HEADS[kind]
     if arguments.rank:
@@ -148,15 +145,23 @@ def callbacks(layers, arguments):
     return [LayerByLayer(layers, arguments.steps_per_stage, arguments.final_learning_rate)]
 
 
+def _require_head(kind):
+    if kind not in HEADS:
+        raise ValueError(
+            f"QTC compresses {[*HEADS]}, not {kind}; python -m tqlearn.recipes.finetune makes one"
+        )
+
+
 def student_of(teacher, job, arguments):
     """Return the student: its cores come from the teacher's weights, or are random end to end."""
+    start, kind = {"init": "random"}, type(teacher).__name__
+    _require_head(kind)
     if arguments.dense:
         return compress(teacher, {"*": []})
-    start = {"init": "random"}
     if arguments.setting == "distill":
         rows = job.trainer["train_dataset"]
         start = {"counts": running.word_counts(rows, teacher.config.vocab_size)}
-    kind, width = type(teacher).__name__, teacher.config.hidden_size
+    width = teacher.config.hidden_size
     return calibrate(compress(teacher, plan(width, arguments, **start, kind=kind)))
 
 
