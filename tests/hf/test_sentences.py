@@ -102,9 +102,9 @@ def test_refused_encoders(tokenizer):
 
 def test_models_that_do_not_fit_the_data_are_refused_before_a_step(tokenizer):
     dd = DatasetDict({"train": split(), "validation": split()})
-    joint = tq.teachers.load("embedded")[0].config
+    joint = tq.teachers.load("embedded")[0]
     with pytest.raises(ValueError, match=r"tells intents and slots, the data has columns \['sent"):
-        tasks.prepare(dd, tokenizer, joint)
+        tasks.require_joint(dd, joint)
     three = DatasetDict({"train": split((0, 1, 2, 1)), "validation": split()})
     with pytest.raises(ValueError, match="has labels up to 2, the model 2 classes, from 0"):
         tasks.prepare(three, tokenizer, tiny(num_labels=2))

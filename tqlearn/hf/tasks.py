@@ -36,6 +36,16 @@ class Task:
     max_length: int | None
 
 
+def require_joint(dd, model):
+    """Refuse a model of intents and slots for other data, by a ValueError."""
+    columns = dd["train"].column_names
+    if isinstance(model, joint.BertForJointIntentSlot) and "intent" not in columns:
+        raise ValueError(
+            f"the model tells intents and slots, the data has columns {columns}; take a model for "
+            "it: python -m tqlearn.recipes.finetune makes one"
+        )
+
+
 def prepare(dd, tokenizer, config, max_length=None, stride=128, augment="none"):
     """``Task`` of a ``DatasetDict`` for models with this config.
 
@@ -50,8 +60,8 @@ def prepare(dd, tokenizer, config, max_length=None, stride=128, augment="none"):
     Raises:
         ValueError: no validation split; joint data, but a config without the two lists of labels;
             questions with a ``max_length`` beyond the model's positions, or that leave no room;
-            ``augment`` or ``max_length`` where it changes nothing; a model of intents and slots for
-            other data, fewer classes than labels, rows longer than its positions.
+            ``augment`` or ``max_length`` where it changes nothing; fewer classes than labels; rows
+            longer than the model's positions.
     """
     if not {"train", "validation"} <= set(dd):
         raise ValueError(f"training needs the splits train and validation, got {[*dd]}")
@@ -61,11 +71,6 @@ def prepare(dd, tokenizer, config, max_length=None, stride=128, augment="none"):
         raise ValueError(f"augment is for pictures only, got columns {columns}")
     if max_length is not None and arrays:
         raise ValueError(f"pictures and sounds are not cut: leave max_length={max_length} out")
-    if {"question", "label"} & set(columns) and getattr(config, "intent_labels", None):
-        raise ValueError(
-            f"the model tells intents and slots, the data has columns {columns}; take a model for "
-            "it: python -m tqlearn.recipes.finetune makes one"
-        )
     if "label" in columns and not arrays and max(dd["train"]["label"]) >= config.num_labels:
         raise ValueError(
             f"the data has labels up to {max(dd['train']['label'])}, the model {config.num_labels} "

@@ -189,6 +189,7 @@ def main(argv=None):
     set_seed(training.seed)
     dd = data.load(arguments.data, arguments.source, arguments.folder)
     reference, tokenizer = starting_model(arguments, dd)
+    tasks.require_joint(dd, reference)
     job = tasks.prepare(
         dd, tokenizer, reference.config, arguments.max_length, augment=arguments.augment
     )

@@ -127,6 +127,7 @@ def main(argv=None):
     set_seed(training.seed)
     teacher, tokenizer = teachers.load(arguments.teacher)
     dd = data.load(arguments.data, arguments.source, arguments.folder)
+    tasks.require_joint(dd, teacher)
     lengths = arguments.max_length, arguments.stride
     job = tasks.prepare(dd, tokenizer, teacher.config, *lengths)
     training = replace(training, label_names=job.label_names)

@@ -152,6 +152,7 @@ def task(arguments, training):
     student = compress(teacher, plan(teacher.config, arguments.setting))
     if arguments.student:
         take_encoder(student, BertModel.from_pretrained(arguments.student))
+    tasks.require_joint(dd, teacher)
     job = tasks.prepare(dd, tokenizer, teacher.config, arguments.max_length)
     training = replace(training, label_names=job.label_names)
     shared = {"args": training} | job.trainer

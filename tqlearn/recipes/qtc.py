@@ -179,6 +179,7 @@ def main(argv=None):
         teacher = joint.BertForJointIntentSlot(joint.joint_config(*labels))
     else:
         raise ValueError(f"setting is distill or end_to_end, got {arguments.setting!r}")
+    tasks.require_joint(dd, teacher)
     job = tasks.prepare(dd, tokenizer, teacher.config, arguments.max_length)
     training = replace(training, label_names=job.label_names)
     student = student_of(teacher, job, arguments)
