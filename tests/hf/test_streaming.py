@@ -396,8 +396,12 @@ def test_what_an_edit_is_called_does_not_hide_what_it_does():
     def of(bits):
         return lambda module: tq.LSQ(bits=bits)(module)
 
-    words = [told(edit) for edit in (halves, of(3), of(4), lambda module: module)]
-    assert len({*words}) == 4 and told(of(3)) == words[1]
+    def by(inner):
+        return lambda module: inner(module)
+
+    edits = halves, of(3), of(4), by(of(3)), by(of(4)), lambda module: module
+    words = [told(edit) for edit in edits]
+    assert len({*words}) == len(edits) and told(by(of(3))) == words[3]
     code = f"import sys; sys.path[:0] = {sys.path}; import test_streaming as t; "
     code += "print(t.told(t.halves))"
     env = os.environ | {"PYTHONHASHSEED": "7"}

@@ -37,10 +37,8 @@ def told(edit: object) -> str:
     """
     parts = fields(edit) if is_dataclass(edit) else ()
     hidden = [getattr(edit, part.name) for part in parts if not part.repr]
-    if isinstance(edit, FunctionType):
-        around = [cell.cell_contents for cell in edit.__closure__ or ()]
-        hidden = [_said(edit.__code__), edit.__defaults__, edit.__kwdefaults__, around]
-    words, more = _lasting(edit), _lasting([*map(_said, hidden)])
+    hidden += [edit] if isinstance(edit, FunctionType) else []
+    words, more = _lasting(edit), _lasting(_said(hidden))
     known = any(value is not None for value in hidden)
     return f"{words} {zlib.crc32(more.encode()):08x}" if known else words
 
@@ -52,8 +50,13 @@ def _lasting(value: object) -> str:
 
 def _said(value: object) -> object:
     """Return what prints whole, in one order, and without the place of a file."""
+    if isinstance(value, FunctionType):
+        around = [cell.cell_contents for cell in value.__closure__ or ()]
+        return _said([value.__code__, value.__defaults__, value.__kwdefaults__, around])
     if isinstance(value, CodeType):
-        return value.co_code.hex(), value.co_names, [*map(_said, value.co_consts)]
+        return value.co_code.hex(), value.co_names, _said(value.co_consts)
+    if isinstance(value, (list, tuple)):
+        return [*map(_said, value)]
     if isinstance(value, frozenset):
         return sorted(map(repr, value))
     return value.tolist() if hasattr(value, "tolist") else value
