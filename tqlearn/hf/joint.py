@@ -153,6 +153,7 @@ def encode_joint(dd, tokenizer, intents, slots, max_length=128):
     slot_id = {label: i for i, label in enumerate(slots)}
 
     def encode(split):
+        split = split[:]  # at once: a Dataset decodes row by row otherwise
         words = [list(tokens) for tokens in split["tokens"]]
         pieces = split_words(tokenizer, words, max_length)
         tags = [

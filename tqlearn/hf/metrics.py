@@ -60,6 +60,7 @@ def predict_joint(model, tokenizer, sentences, batch_size=32, max_length=128):
     intents, slots = [], []
     training = model.training
     model.eval()
+    sentences = sentences[:]  # a column of a Dataset decodes each row anew, each time it is asked
     order = sorted(range(len(sentences)), key=lambda i: len(sentences[i]))  # little padding
     for start in range(0, len(order), batch_size):
         words = [list(sentences[i]) for i in order[start : start + batch_size]]
@@ -68,7 +69,7 @@ def predict_joint(model, tokenizer, sentences, batch_size=32, max_length=128):
             {key: pieces[key] for key in ("input_ids", "attention_mask")}, return_tensors="pt"
         ).to(model.device)
         output = model(**batch)
-        intents += [model.config.intent_labels[i] for i in output.intent_logits.argmax(-1)]
+        intents += [model.config.intent_labels[i] for i in output.intent_logits.argmax(-1).tolist()]
         slots += [
             _tags(encoding, row, len(sentence), model.config.slot_labels)
             for encoding, row, sentence in zip(
@@ -93,7 +94,7 @@ def evaluate_joint(model, tokenizer, split, batch_size=32, max_length=128):
     if len(split) == 0:
         raise ValueError("cannot evaluate on an empty split")
     intents, slots = predict_joint(model, tokenizer, split["tokens"], batch_size, max_length)
-    return joint_metrics(list(split["intent"]), intents, list(split["slots"]), slots)
+    return joint_metrics(split["intent"][:], intents, split["slots"][:], slots)
 
 
 def trainer_metrics(intents, slots):
