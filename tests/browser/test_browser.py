@@ -32,13 +32,15 @@ WHOLE = ("00", "02")  # Run > Run All Cells: two short ones
 LOAD = 'flights = tq.data.load("flights")'
 FEW = (LOAD, f'{LOAD}\nflights["test"] = flights["test"].select(range(120))')
 BRIEF = {
-    "04": [("1e-3, scale_rate, 110,", "1e-3, scale_rate, 10,")],
+    "01": [FEW],
+    "04": [FEW, ("1e-3, scale_rate, 110,", "1e-3, scale_rate, 10,")],
+    "05": [FEW],
     "06": [FEW, ("def learn(model, steps=60,", "def learn(model, steps=3,")],
     "07": [FEW, ("def prune(penalty, steps=120)", "def prune(penalty, steps=60)")]
     + [("in (0.3, 1.0, 2.0, 5.0, 10.0)", "in (1.0, 5.0, 10.0)")],
     "08": [FEW, ("one_school, steps=80", "one_school, steps=4")],
     "09": [("max_steps=300", "max_steps=20"), ("range(0, 500, 4)", "range(0, 500, 50)")],
-    "10": [("hide_words(tokenizer, 0), 160,", "hide_words(tokenizer, 0), 10,")]
+    "10": [FEW, ("hide_words(tokenizer, 0), 160,", "hide_words(tokenizer, 0), 10,")]
     + [("stage_2, 60)", "stage_2, 10)"), ("labels_alone, 60)", "labels_alone, 10)")]
     + [("stage_2, 220)", "stage_2, 10)")],
     "11": [
