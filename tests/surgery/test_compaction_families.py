@@ -5,6 +5,7 @@ import re
 import subprocess
 from pathlib import Path
 
+import anatomy_models
 import pytest
 import torch
 from anatomy_models import (
@@ -178,7 +179,7 @@ def test_compacted_then_quantized_and_packed_folders_in_a_new_process(tmp_path):
             student.save_pretrained(folder)
             torch.save((batch, name), folder / "batch.pt")
             folders[folder] = outputs(student, batch)
-    here = str(Path(__file__).parent)
+    here = str(Path(anatomy_models.__file__).parent)
     done = subprocess.run(
         [*FRESH, "-c", RELOAD, here, *map(str, folders)], capture_output=True, text=True
     )

@@ -1,7 +1,11 @@
-"""Our attention functions compute what the eager function of every model family computes."""
+"""Every model family: our attention computes what its own does, compaction what zeros do.
+
+Both in one file, since one process runs a file: each family is imported, and its model built, once.
+"""
 
 import __future__
 
+import copy
 import json
 import re
 from functools import cache
@@ -9,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from anatomy_models import MODELS, kill
 from tiny_models import families, output, tiny
 from torch import nn
 from torch.testing import assert_close
@@ -17,6 +22,7 @@ from transformers.integrations.sdpa_attention import repeat_kv
 import tqlearn as tq
 from tqlearn.hf import QUANTIZED, SCORES, quantize_attention
 from tqlearn.hf.attention import PASSIVE, quantized_attention, scores_attention
+from tqlearn.sparsity import ANATOMIES, transformer_layers
 
 NOT_BUILT = json.loads(Path(__file__).with_name("families_not_built.json").read_text())
 FUNCTION = re.compile(r"^def \w*eager\w*attention\w*\(.*?(?=^[^\s)]|\Z)", re.S | re.M)
@@ -24,6 +30,19 @@ CALL = re.compile(r"= attention_interface\((.*?)\n *\)\n", re.S)
 HONOURED = {"scaling", "dropout", "position_bias", "softcap", "s_aux", "sinks", "indices"}
 REFUSED = {"block_indices"}
 TENSORS = {"query", "key", "value", "attention_mask"}
+TRIED = {kind for models in MODELS.values() for _, kind, _ in models.values()}
+TYPES = [(e, t) for e, a in ANATOMIES.items() for t in a.families if t not in TRIED]
+TYPES = [*{kind: (entry, kind) for entry, kind in TYPES}.values()]  # some have layers of two kinds
+ENDS = "", "_text_model", "_vision_model", "_vision"
+KEPT = {kind.replace("-", "_").removesuffix(end) for _, kind in TYPES for end in ENDS}
+TEN = ["bert", "gpt2", "t5", "gemma2", "gpt_oss", "llama", "vit", "modernbert", "deepseek_v32"]
+TEN += ["wav2vec2_conformer"]
+
+
+@cache
+def kept(family: str) -> tuple[nn.Module, dict, torch.Tensor]:
+    """What ``tiny`` returns, once for all tests here: they leave its weights as they are."""
+    return tiny(family)
 
 
 @cache
@@ -107,20 +126,16 @@ def test_every_keyword_is_understood():
 
 
 @pytest.mark.parametrize("kind", [SCORES, QUANTIZED])
-@pytest.mark.parametrize(
-    "family",
-    ["bert", "gpt2", "t5", "gemma2", "gpt_oss", "llama", "vit", "modernbert", "deepseek_v32"]
-    + ["wav2vec2_conformer"],
-)
+@pytest.mark.parametrize("family", TEN)
 def test_ten_families(family, kind):
-    model, inputs, want = tiny(family)
+    model, inputs, want = kept(family)
     model.set_attn_implementation(kind)
     assert_close(output(model, inputs), want)
 
 
 @pytest.mark.parametrize("family", ["t5", "gemma2", "gpt_oss"])
 def test_quantizers_change_little_where_scores_have_additions(family):
-    model, inputs, want = tiny(family)
+    model, inputs, want = copy.deepcopy(kept(family))
     student = tq.calibrate(quantize_attention(model, tq.LSQ(8, init="max")), [inputs])
     have = output(student, inputs)
     assert 0 < (have - want).norm() / want.norm() < 0.05
@@ -132,7 +147,7 @@ def test_every_family():
     failed, wrong = {}, {}
     for family in families():
         try:
-            model, inputs, want = tiny(family)
+            model, inputs, want = (kept if family in {*TEN, *KEPT} else tiny)(family)
         except Exception as error:  # whatever a config or a missing library says
             failed[family] = f"{type(error).__name__}: {error}"
             continue
@@ -145,6 +160,37 @@ def test_every_family():
             wrong[family] = str(error)
     assert wrong == {}
     assert set(failed) == set(NOT_BUILT), {k: failed.get(k) for k in set(failed) ^ set(NOT_BUILT)}
+
+
+def built(kind):
+    """The model of a type, or one that has it as a part, for a test to change."""
+    kind = kind.replace("-", "_")
+    for end in ENDS:
+        if kind.endswith(end):
+            try:
+                model, inputs, dense = copy.deepcopy(kept(kind.removesuffix(end)))
+            except ValueError as error:  # a part that AutoModel does not build alone
+                reason = error
+                continue
+            model.set_attn_implementation("eager")
+            return model, inputs, dense
+    raise reason
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("entry, kind", TYPES, ids=[kind for _, kind in TYPES])
+def test_compaction_of_every_type(entry, kind):
+    """Every type in the table of anatomies, masked against compacted; a part inside its model."""
+    model, inputs, dense = built(kind)
+    wanted = output(kill(model, kind), inputs)
+    assert not wanted.isnan().any() and not torch.equal(wanted, dense)
+    assert entry in {layer.family for layer in transformer_layers(model)}
+    small, rows = tq.compact(model), tq.survey(model).rows
+    for part in ("heads", "dimensions"):
+        left, whole = (sum(row[k] for row in rows) for k in (part, f"{part}_before"))
+        assert left < whole or not whole, part
+    found = output(small, inputs)
+    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=2e-5 * float(wanted.abs().max()))
 
 
 def test_an_unknown_keyword_is_refused_by_name():
