@@ -133,8 +133,8 @@ def test_every_tensor_of_the_sheet_is_quantized():
     assert student.config._attn_implementation == QUANTIZED
 
 
-def trained(model, steps, seed, loss=None, rate=1e-3, clips=1e-3):
-    """Adam on fresh rows; returns the losses of every step."""
+def trained(model, steps, seed, loss=None, rate=1e-3, clips=1e-3, goal=None):
+    """Adam on fresh rows until the last five losses mean ``goal``; returns those of every step."""
     own = {id(p) for m in model.modules() if isinstance(m, LearnedClip) for p in m.parameters()}
     scales = [p for p in model.parameters() if id(p) in own]
     rest = [p for p in model.parameters() if id(p) not in own]
@@ -147,6 +147,8 @@ def trained(model, steps, seed, loss=None, rate=1e-3, clips=1e-3):
         total.backward()
         adam.step()
         losses.append(total.item())
+        if goal is not None and step >= 4 and sum(losses[-5:]) / 5 <= goal:
+            break
     return losses
 
 
@@ -188,24 +190,20 @@ def test_tiny_end_to_end():
         made.set_attn_implementation(SCORES)
         return made.train()
 
-    def smooth(losses):
-        return [sum(losses[i : i + 5]) / 5 for i in range(16)]
-
     found = {"distilled": [], "labels": [], "8-8-8": []}
     needed = {init: 0 for init in ("max", "truncation", "kl", "mse")}
     for seed in range(10, 13):
         one, two, eight = student("2-2-8", "max"), student("2-2-8", "max"), student("8-8-8")
-        losses = {"max": trained(one, 20, seed, distilled(teacher))}
+        losses = trained(one, 20, seed, distilled(teacher))
         trained(two, 20, seed)
         trained(eight, 5, seed, distilled(teacher), rate=1e-4, clips=1e-4)
         for name, model in (("distilled", one), ("labels", two), ("8-8-8", eight)):
             found[name].append(accuracy(model))
-        goal = smooth(losses["max"])[-1]
-        for init in needed:
-            if init not in losses:
-                losses[init] = trained(student("2-2-8", init), 20, seed, distilled(teacher))
-            needed[init] += next(i for i, loss in enumerate([*smooth(losses[init]), goal])
-                                 if loss <= goal)  # fmt: skip
+        means = [sum(losses[i : i + 5]) / 5 for i in range(16)]
+        needed["max"] += 5 + next(i for i, mean in enumerate(means) if mean <= means[-1])
+        for init in ("truncation", "kl", "mse"):
+            made = student("2-2-8", init)
+            needed[init] += len(trained(made, 20, seed, distilled(teacher), goal=means[-1]))
     mean = {name: sum(values) / 3 for name, values in found.items()}
     print(whole, found, needed)
     assert whole > 0.95

@@ -63,8 +63,8 @@ def random_teacher():
     return teacher
 
 
-def batch(generator):
-    ids = torch.randint(0, 100, (32, 16), generator=generator)
+def batch(generator, size=32):
+    ids = torch.randint(0, 100, (size, 16), generator=generator)
     return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
 
 
@@ -72,8 +72,10 @@ def outputs(model, inputs):
     return model(**inputs, output_hidden_states=True, output_attentions=True)
 
 
-def smoke(init, terms, teacher, steps=120):
-    """Train as the spec sheet's check 9 says, in a fifth of its steps: MSE before and after."""
+def smoke(init, terms, teacher, steps=40):
+    """Train as the spec sheet's check 9 says, 40 steps of three times its rate on half its rows:
+    MSE before and after.
+    """
     half = tq.Kronecker(1, init=init)  # B is 2 x 2
     torch.manual_seed(1)
     student = tq.compress(teacher, {"*.encoder.*": [half]})
@@ -84,7 +86,7 @@ def smoke(init, terms, teacher, steps=120):
                 std = dense[name].weight.std().sqrt().item()
                 for core in module.cores:
                     nn.init.normal_(core, std=std)
-    adam = torch.optim.Adam(student.parameters(), lr=1e-3)
+    adam = torch.optim.Adam(student.parameters(), lr=3e-3)
     fresh = torch.Generator().manual_seed(2)
     held = batch(torch.Generator().manual_seed(3))
     with torch.no_grad():
@@ -97,7 +99,7 @@ def smoke(init, terms, teacher, steps=120):
 
     start = distance()
     for _ in range(steps):
-        inputs = batch(fresh)
+        inputs = batch(fresh, 16)
         with torch.no_grad():
             taught = outputs(teacher, inputs)
         found = recipe.losses("task")(outputs(student, inputs) | {"loss": torch.zeros(())}, taught,
@@ -110,14 +112,14 @@ def smoke(init, terms, teacher, steps=120):
 
 @pytest.mark.slow
 def test_smoke_training_of_the_spec_sheet():
-    """Check 9: full loss far below its start (0.09), a random start worse (1.6), logits useless."""
+    """Check 9: full loss far below its start (0.10), a random start worse (1.6), logits useless."""
     teacher = random_teacher()
     full = ("embeddings", "scores", "layers")
     start, end = smoke("svd", full, teacher)
     _, from_random = smoke("random", full, teacher)
     _, logits_alone = smoke("svd", ("soft_classes",), teacher)
     assert end < 0.35 * start
-    assert end < from_random
+    assert 1.2 * end < from_random
     assert logits_alone > 2 * end
 
 
