@@ -30,24 +30,30 @@ def kind(row):
 
 @pytest.mark.slow
 def test_the_kernels_on_a_cpu(gpu, quick):
-    """Dense and int8 products run and agree; 2:4 is refused by torch, by name, row by row."""
+    """Dense and int8 products run and agree; 2:4 is refused by torch, by name, row by row.
+
+    A processor without VNNI adds int8 products in 16 bits, where they saturate: the script says so.
+    """
     if torch.cuda.is_available():
         pytest.skip("a CPU's refusals: this machine has a GPU")
     found = quick("gpu/kernels")
     rows = {kind(row): row for row in found["rows"]}
+    codes = torch.full((32, 128), 127, dtype=torch.int8)
+    exact = bool((torch._int_mm(codes, codes.t()) == 128 * 127**2).all())
     assert found["command"].startswith("python benchmarks/gpu/kernels.py --quick --out ")
     assert found["device"] == {"name": "cpu"} and len(rows) == len(found["rows"]) == 11
     for name, row in rows.items():
         if name.startswith("2:4"):
             assert "RuntimeError" in row["note"] and "Only CUDA tensors" in row["note"]
             assert "speed" not in row and "relative_error" not in row["metrics"]
+        elif name in ("int8", "int8 with scales, float16") and not exact:
+            assert row["note"].startswith("values are off by") and "speed" not in row
         else:
             assert row["speed"]["seconds"] > 0 and "note" not in row
         assert (row["role"] == "baseline") == (name in DENSE)
     assert all(rows[name]["speed"]["speedup"] == 1 for name in DENSE)
-    assert rows["int8"]["metrics"]["relative_error"] == 0 < rows[DENSE[0]]["metrics"][
-        "relative_error"
-    ]  # fmt: skip
+    assert rows[DENSE[0]]["metrics"]["relative_error"] > 0
+    assert rows["int8"]["metrics"].get("relative_error", 0) == 0
 
 
 def test_without_a_gpu_no_result_is_written(gpu, monkeypatch, capsys, tmp_path):
