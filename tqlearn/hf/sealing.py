@@ -61,7 +61,7 @@ def guard_saving(cls: type) -> None:
             write_card(self, save_directory)
         return out
 
-    save_pretrained.tqlearn_guard = True
+    save_pretrained.tqlearn_guard = method  # for who has nothing to guard
     cls.save_pretrained = save_pretrained
     guard_upload(cls)
 

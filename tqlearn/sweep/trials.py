@@ -107,7 +107,8 @@ def run(sweep: "Sweep", study: optuna.Study, trial: optuna.Trial) -> tuple[float
         trained = sweep.train(student, tell, **options)
         student = student if trained is None else trained
     score = float(sweep.score(student.eval()))
-    size = report(student).file  # a training may have compacted it
+    if sweep.train is not None:
+        size = report(student).file  # a training may have compacted it
     values = (float(size), score)
     return values if sweep.latency is None else (*values, float(sweep.latency(student)))
 
