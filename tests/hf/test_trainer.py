@@ -24,6 +24,7 @@ TINY = {
     "intermediate_size": 64,
     "num_hidden_layers": 3,
 }
+ENDS = {"output_hidden_states": True, "output_attentions": True}
 
 
 def joint_model():
@@ -226,7 +227,15 @@ def smoke_plan(full, bits, init="svd"):
     }
 
 
-def distill(teacher, plan, steps=75):
+@torch.no_grad()
+def lessons(teacher, steps=75):
+    """What the teacher says to each batch, for all its students: the first one is held out."""
+    generator = torch.Generator().manual_seed(2)
+    batches = [torch.randint(100, (n, 8), generator=generator) for n in (64, *steps * [16])]
+    return [(ids, teacher(ids, **ENDS)) for ids in batches]
+
+
+def distill(teacher, plan, taught):
     """Train on the cumulative loss over all layers; return the last-layer loss before and after.
 
     The rate falls to a twentieth: at a constant one the end of 4 bits depends on the processor's
@@ -237,33 +246,30 @@ def distill(teacher, plan, steps=75):
     scales = [p for n, p in student.named_parameters() if n.endswith("scale")]
     others = [p for n, p in student.named_parameters() if not n.endswith("scale")]
     optimizer = torch.optim.Adam([{"params": others}, {"params": scales, "lr": 1e-5}], lr=3e-3)
-    ends = {"output_hidden_states": True, "output_attentions": True}
 
-    def losses(ids):
-        with torch.no_grad():
-            t = teacher(ids, **ends)
-        s = student(ids, **ends)
+    def losses(ids, t):
+        s = student(ids, **ENDS)
         mask = torch.ones_like(ids)
         total = layer_by_layer(
             s.hidden_states, t.hidden_states, s.attentions, t.attentions, mask, stage=2
         )
         return total, (s.hidden_states[-1] - t.hidden_states[-1]).square().mean()
 
-    generator = torch.Generator().manual_seed(2)
-    held_out = torch.randint(100, (64, 8), generator=generator)
-    first = [float(x.detach()) for x in losses(held_out)]
-    decay = torch.optim.lr_scheduler.LinearLR(optimizer, 1, 0.05, max(steps, 1))
-    for _ in range(steps):
-        total, _ = losses(torch.randint(100, (16, 8), generator=generator))
+    held_out, *batches = taught
+    first = [float(x.detach()) for x in losses(*held_out)]
+    decay = torch.optim.lr_scheduler.LinearLR(optimizer, 1, 0.05, max(len(batches), 1))
+    for batch in batches:
+        total, _ = losses(*batch)
         optimizer.zero_grad()
         total.backward()
         optimizer.step()
         decay.step()
-    return first, [float(x.detach()) for x in losses(held_out)]
+    return first, [float(x.detach()) for x in losses(*held_out)]
 
 
 def test_maximal_ranks_need_no_training():
-    first, _ = distill(smoke_teacher(), smoke_plan(True, None), steps=0)
+    teacher = smoke_teacher()
+    first, _ = distill(teacher, smoke_plan(True, None), lessons(teacher, steps=0))
     assert first[0] < 1e-5
 
 
@@ -274,9 +280,10 @@ def test_distillation_recovers_a_tiny_encoder():
     The order is asserted with room: 2 bits lie above FP32 and 4 bits, a random start above all.
     """
     teacher = smoke_teacher()
-    start, fp32 = distill(teacher, smoke_plan(False, None))
-    ends = {b: distill(teacher, smoke_plan(False, b))[1][1] for b in (8, 4, 2)}
-    random = distill(teacher, smoke_plan(False, None, init="random"))[1][1]
+    taught = lessons(teacher)
+    start, fp32 = distill(teacher, smoke_plan(False, None), taught)
+    ends = {b: distill(teacher, smoke_plan(False, b), taught)[1][1] for b in (8, 4, 2)}
+    random = distill(teacher, smoke_plan(False, None, init="random"), taught)[1][1]
     print(f"start {start[1]:.5f} fp32 {fp32[1]:.5f} {ends} random {random:.5f}")
     assert fp32[1] < 0.35 * start[1]
     assert abs(ends[8] / fp32[1] - 1) < 0.03 and abs(ends[4] / fp32[1] - 1) < 0.06
