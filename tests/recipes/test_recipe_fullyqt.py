@@ -149,8 +149,11 @@ def test_refusals(tmp_path):
 
 
 @pytest.mark.slow
-def test_embedded_default_learns(tmp_path, monkeypatch):
-    """The corpus and the 8 bits of the first line; a layer each side, no dropout, BLEU 65-76."""
+def test_embedded_pairs_are_learned(tmp_path, monkeypatch):
+    """The corpus and the 8 bits of the first line; a layer each side, no dropout, BLEU 64 to 76.
+
+    Perplexity is the steadier number: 1.41 to 1.60 over three seeds on three instruction sets.
+    """
     sizes = WHOLE | {"train": 3000, "validation": 10, "test": 30}
     monkeypatch.setattr(tq.data.ferry, "SIZES", sizes)
     options = ["--layers", "1", "--heads", "2", "--dropout", "0", "--max_steps", "180"]
@@ -158,6 +161,7 @@ def test_embedded_default_learns(tmp_path, monkeypatch):
     record = recipe.main(["--output_dir", str(tmp_path), *options])
     print(record["metrics"])
     assert record["metrics"]["bleu"] > 20 and record["ratio"]["nominal"] > 3.7
+    assert record["metrics"]["perplexity"] < 3
 
 
 @pytest.fixture
