@@ -94,7 +94,7 @@ def test_the_mean_spectrum_does_not_tell_the_order(corpus):
     scores = {}
     for parts in (1, 3):
         train, test = (spectra(corpus[name], parts) for name in ("train", "test"))
-        linear = LogisticRegression(C=0.01, solver="newton-cholesky")
+        linear = LogisticRegression(C=0.01, max_iter=1000)
         linear.fit(train, corpus["train"]["label"])
         found = linear.predict(test)
         labels = np.array(corpus["test"]["label"])
