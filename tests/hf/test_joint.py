@@ -89,6 +89,8 @@ def test_encode(dd, tokenizer):
     assert row["intent_labels"] == intents.index("go")
     unseen = encoded["test"][0]["slot_labels"]
     assert unseen == [-100, slots.index("O"), slots.index("UNK")]
+    plain = encode_joint({"train": dd["train"][:]}, tokenizer, intents, slots)  # lists, no Dataset
+    assert plain["train"][:] == encoded["train"][:]
 
 
 def test_encode_tags_first_pieces_only(dd):

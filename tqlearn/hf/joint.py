@@ -153,18 +153,18 @@ def encode_joint(dd, tokenizer, intents, slots, max_length=128):
     slot_id = {label: i for i, label in enumerate(slots)}
 
     def encode(split):
-        split = split[:]  # at once: a Dataset decodes row by row otherwise
-        words = [list(tokens) for tokens in split["tokens"]]
+        # [:] at once: a Dataset decodes row by row otherwise
+        words = [list(tokens) for tokens in split["tokens"][:]]
         pieces = split_words(tokenizer, words, max_length)
         tags = [
             [-100 if i is None else slot_id.get(row[i], slot_id["UNK"]) for i in first_pieces(p)]
-            for p, row in zip(pieces.encodings, split["slots"], strict=True)
+            for p, row in zip(pieces.encodings, split["slots"][:], strict=True)
         ]
         return Dataset.from_dict(
             {
                 "input_ids": pieces["input_ids"],
                 "attention_mask": pieces["attention_mask"],
-                "intent_labels": [intent_id.get(i, intent_id["UNK"]) for i in split["intent"]],
+                "intent_labels": [intent_id.get(i, intent_id["UNK"]) for i in split["intent"][:]],
                 "slot_labels": tags,
                 "length": [len(ids) for ids in pieces["input_ids"]],
             }
